@@ -8,6 +8,9 @@
  * Wire (unix stream socket, little endian): request = u32 count, u32 bytes, `count` records; reply = u32
  * count, u32 0, `count` struct rvt_prediction in order. A record is struct rvt_op, then nseq struct rvt_seq,
  * then name_len bytes of name, padded to 8 bytes.
+ *
+ * Model facts (revati_observe_model) travel on the same socket: u32 count = RVT_WIRE_MODEL, u32 bytes, then
+ * that many bytes of JSON; the reply is u32 model index (> 0), u32 0. Later records name it in rvt_op.model.
  */
 #ifndef RVT_OP_H
 #define RVT_OP_H
@@ -16,6 +19,7 @@
 
 #define RVT_OP_VERSION 1
 #define RVT_OP_PARAMS 16
+#define RVT_WIRE_MODEL 0xFFFFFFFFu
 
 enum rvt_op_kind {
   RVT_OP_KERNEL = 0,     /* name; p: grid x y z, block x y z, dynamic shared bytes, bytes touched or -1 */
