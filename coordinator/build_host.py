@@ -1,0 +1,54 @@
+"""cffi build of `revati_coordinator._host`: the C host loop of csrc/host with the shared-page structures.
+
+The declarations come from the C headers themselves, so that Python and C cannot disagree. cffi reads C without a
+preprocessor: `declarations` drops includes, guards and macros that are no plain integers.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cffi import FFI
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+# In order of use. Every one of them promises to be declarations only.
+HEADERS = ("rvt_op.h", "rvt_device_page.h", "rvt_abi.h", "rvt_host.h")
+
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_INTEGER_MACRO = re.compile(r"#\s*define\s+(\w+)\s+\(?(-?(?:0[xX])?[0-9a-fA-F]+)[uUlL]*\)?\s*$")
+_INLINE = re.compile(r"^static inline .*?^}\n", re.DOTALL | re.MULTILINE)
+_ASSERT = re.compile(r"_Static_assert\s*\(.*?\)\s*;", re.DOTALL)
+
+
+def declarations(text: str) -> str:
+    """The part of a C header that cffi's parser accepts."""
+    lines: list[str] = []
+    continued = False
+    for line in _INLINE.sub("", _ASSERT.sub("", _COMMENT.sub(" ", text))).splitlines():
+        if continued or line.lstrip().startswith("#"):
+            macro = None if continued else _INTEGER_MACRO.match(line.strip())
+            if macro:
+                lines.append(f"#define {macro.group(1)} {macro.group(2)}")
+            continued = line.endswith("\\")
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def make_builder() -> FFI:
+    builder = FFI()
+    headers = [name for name in HEADERS if (CSRC / "include" / name).exists()]
+    builder.cdef("\n".join(declarations((CSRC / "include" / name).read_text()) for name in headers))
+    sources = sorted(str(path) for path in (CSRC / "host").glob("*.c"))
+    builder.set_source(
+        "revati_coordinator._host",
+        "".join(f'#include "{name}"\n' for name in headers),
+        sources=sources,
+        include_dirs=[str(CSRC / "include"), str(CSRC)],
+        extra_compile_args=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+    )
+    return builder
+
+
+ffibuilder = make_builder()

@@ -1,0 +1,59 @@
+"""Builds the two C parts of the distribution.
+
+- `revati/_lib/librevati.so`: the preload library, plain C, by csrc/build.py.
+- `revati_coordinator._host`: the host side of the clock as a cffi API-mode extension, by coordinator/build_host.py.
+
+Everything else about the distribution is in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "csrc"))
+
+from build import BuildError, build_preload  # noqa: E402
+
+
+class BuildBoth(build_ext):
+    """build_ext that also compiles the preload library, and says in one sentence what a build lacks."""
+
+    def run(self) -> None:
+        base = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
+        target = base / "revati" / "_lib" / "librevati.so"
+        try:
+            build_preload(target, ROOT / "build" / "preload")
+        except BuildError as error:
+            raise SystemExit(f"revati: {error}") from None
+        if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+            raise SystemExit("revati: Python.h is missing; install the Python headers (Debian: apt-get install python3-dev)")
+        super().run()
+
+    def get_outputs(self) -> list[str]:
+        base = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
+        return [*super().get_outputs(), str(base / "revati" / "_lib" / "librevati.so")]
+
+
+PACKAGE_ROOTS = {"revati": ".", "revati_predictors": "predictors", "revati_coordinator": "coordinator"}
+
+setup(
+    packages=[
+        package
+        for name, root in PACKAGE_ROOTS.items()
+        for package in find_packages(str(ROOT / root), include=[name, f"{name}.*"])
+    ],
+    package_dir={name: str(Path(root) / name) for name, root in PACKAGE_ROOTS.items()},
+    package_data={
+        "revati": ["py.typed", "data/**/*", "frameworks/**/*.json", "frameworks/**/*.yaml"],
+        "revati_predictors": ["py.typed", "**/*"],
+        "revati_coordinator": ["py.typed"],
+    },
+    cffi_modules=["coordinator/build_host.py:ffibuilder"],
+    cmdclass={"build_ext": BuildBoth},
+)
