@@ -1,0 +1,101 @@
+"""The service over its socket: models, batches, constants, delay, statistics, and bad peers."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from revati_predictors import PredictorService, RooflinePredictor, find_gpu
+from revati_predictors.wire import (
+    FAMILY, HEADER, KIND, NEEDS_BATCH, PREDICTION, SOURCE, OpRecord, pack_model, pack_request, unpack_predictions,
+)
+
+LLAMA = {
+    "framework": "vllm", "version": "0.25.1", "dtype": "bfloat16", "layers": 32, "hidden": 4096, "intermediate": 14336,
+    "vocab": 128256, "heads_q": 32, "heads_kv": 8, "head_dim": 128, "tp": 1,
+}
+
+
+def _read(peer: socket.socket, nbytes: int) -> bytes:
+    data = b""
+    while len(data) < nbytes:
+        chunk = peer.recv(nbytes - len(data))
+        assert chunk, "connection closed"
+        data += chunk
+    return data
+
+
+def _ask(peer: socket.socket, records: list[OpRecord]) -> list[tuple[int, int, int, int, int, int]]:
+    peer.sendall(pack_request(records))
+    count, zero = HEADER.unpack(_read(peer, HEADER.size))
+    assert (count, zero) == (len(records), 0)
+    return unpack_predictions(_read(peer, count * PREDICTION.size))
+
+
+def _connect(path: Path) -> socket.socket:
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    peer.connect(str(path))
+    return peer
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "p.sock"
+
+
+def test_batch_model_and_statistics(path: Path) -> None:
+    with PredictorService(RooflinePredictor(find_gpu("h100-sxm")), path) as service, _connect(path) as peer:
+        peer.sendall(pack_model(LLAMA))
+        model, zero = HEADER.unpack(_read(peer, HEADER.size))
+        assert model > 0 and zero == 0
+        gemm = OpRecord(KIND["GEMM"], dtype=3, p=(8, 6144, 4096, 1), model=model)
+        attention = OpRecord(KIND["KERNEL"], name="flash::FlashAttnFwdSm90<x>", model=model, seqs=((1, 900),) * 8,
+                             p=(132, 1, 1, 256, 1, 1, 0, -1))
+        rows = _ask(peer, [gemm, attention, gemm])
+        assert rows[0] == rows[2]
+        assert rows[0][3] == FAMILY["GEMM"] and rows[1][3] == FAMILY["ATTENTION"]
+        assert rows[1][5] & NEEDS_BATCH and not rows[0][5] & NEEDS_BATCH
+        assert all(lo <= us <= hi and us > 0 for us, lo, hi, *_ in rows)
+        assert all(row[4] == SOURCE["FALLBACK"] for row in rows)
+        longer = OpRecord(KIND["KERNEL"], name=attention.name, model=model, seqs=((1, 90000),) * 8, p=attention.p)
+        assert _ask(peer, [longer])[0][0] > rows[1][0]
+        stats = service.statistics()
+        assert stats["records"] == 4 and stats["requests"] == 2
+        assert stats["by_family"]["gemm"]["asked"] == 2
+        assert len(stats["uncovered"]) > 0
+    assert not path.exists()
+
+
+def test_constant_mode(path: Path) -> None:
+    with PredictorService(RooflinePredictor(find_gpu("a100-sxm")), path, constant_ns=1234), _connect(path) as peer:
+        rows = _ask(peer, [OpRecord(KIND["KERNEL"], name="anything"), OpRecord(KIND["COPY"], p=(1 << 30, 1))])
+        assert [row[0] for row in rows] == [1234, 1234]
+
+
+def test_delay(path: Path) -> None:
+    with PredictorService(RooflinePredictor(find_gpu("h100-sxm")), path, delay_s=0.25), _connect(path) as peer:
+        start = time.monotonic()
+        _ask(peer, [OpRecord(KIND["MEMSET"], p=(1024,))])
+        assert time.monotonic() - start >= 0.25
+
+
+def test_two_gpus_and_a_restart(path: Path) -> None:
+    both = [RooflinePredictor(find_gpu("h100-sxm")), RooflinePredictor(find_gpu("l4"))]
+    for _ in range(2):  # the path is free again after stop
+        with PredictorService(both, path), _connect(path) as peer:
+            fast, slow = _ask(peer, [OpRecord(KIND["GEMM"], dtype=3, p=(4096, 4096, 4096, 1), gpu=g) for g in (0, 1)])
+            assert slow[0] > 4 * fast[0]
+
+
+@pytest.mark.parametrize("request_bytes", [
+    HEADER.pack(3, 16) + b"\0" * 16, HEADER.pack(1, 0xFFFFFFFF), HEADER.pack(0xFFFFFFFF, 4) + b"nope",
+    pack_model({"hidden": "wide"}),
+])
+def test_malformed_request_closes_only_its_connection(path: Path, request_bytes: bytes) -> None:
+    with PredictorService(RooflinePredictor(find_gpu("h100-sxm")), path), _connect(path) as bad, _connect(path) as good:
+        bad.sendall(request_bytes)
+        assert bad.recv(1) == b""
+        assert _ask(good, [OpRecord(KIND["MEMSET"], p=(1024,))])[0][0] > 0
