@@ -14,6 +14,8 @@ from cffi import FFI
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 # In order of use. Every one of them promises to be declarations only.
 HEADERS = ("rvt_op.h", "rvt_device_page.h", "rvt_abi.h", "rvt_host.h")
+# The page as a whole belongs to the C side; Python sees the device part and the enumerations.
+_PAGE = re.compile(r"^struct rvt_page \{.*?^\};\n", re.DOTALL | re.MULTILINE)
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _INTEGER_MACRO = re.compile(r"#\s*define\s+(\w+)\s+\(?(-?(?:0[xX])?[0-9a-fA-F]+)[uUlL]*\)?\s*$")
@@ -25,7 +27,7 @@ def declarations(text: str) -> str:
     """The part of a C header that cffi's parser accepts."""
     lines: list[str] = []
     continued = False
-    for line in _INLINE.sub("", _ASSERT.sub("", _COMMENT.sub(" ", text))).splitlines():
+    for line in _PAGE.sub("", _INLINE.sub("", _ASSERT.sub("", _COMMENT.sub(" ", text)))).splitlines():
         if continued or line.lstrip().startswith("#"):
             macro = None if continued else _INTEGER_MACRO.match(line.strip())
             if macro:

@@ -1,0 +1,1 @@
+"""Generated from coordinator/proto by scripts/gen-proto; never edited."""

@@ -1,0 +1,22 @@
+"""The sub-commands. Each module offers `add(subparsers)`, which sets `run` to a function of the parsed arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from revati._commands import api, catalogue, control, doctor, join, models, predict, run, smi
+
+__all__ = ["COMMANDS"]
+
+COMMANDS: tuple[Callable[[Any], None], ...] = (
+    run.add,
+    join.add,
+    control.add,
+    smi.add,
+    doctor.add,
+    catalogue.add,
+    models.add,
+    api.add,
+    predict.add,
+)
