@@ -1,0 +1,93 @@
+/* Finds the registry entry of a kernel and binds its parameters. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "device/semantics.h"
+
+static const struct rvt_entry *const tables[] = {
+    rvt_entries_vllm, rvt_entries_vllm_sample, rvt_entries_flashinfer, rvt_entries_torch, rvt_entries_readers,
+};
+
+/* Matches the remaining letters against the remaining parameters; prefers what is present over what is left
+ * out. Signatures are short, the search is small. */
+static bool bind(const char *signature, const struct rvt_param *params, int count, int next, int8_t *at)
+{
+  if (!*signature) return next == count;
+  bool pointer = *signature == 'P' || *signature == 'Q';
+  if (next < count) {
+    uint16_t bytes = params[next].bytes;
+    if (bytes == 8 || (bytes == 4 && !pointer)) {
+      *at = (int8_t)next;
+      if (bind(signature + 1, params, count, next + 1, at + 1)) return true;
+    }
+  }
+  if (*signature == 'P' || *signature == 'F') return false;
+  *at = -1;
+  return bind(signature + 1, params, count, next, at + 1);
+}
+
+/* An integer of 8 bytes looks like a pointer; kernels with 4-byte integers only are tried first. */
+static bool bind_signature(struct rvt_bound *bound, const char *signature, const struct rvt_kernel *kernel)
+{
+  if (!signature) return false;
+  bound->args = (uint8_t)strlen(signature);
+  /* Triton appends two scratch pointers; older releases one or none. */
+  for (int scratch = 2; scratch >= 0; scratch--) {
+    int count = kernel->param_count - scratch;
+    if (count > 0 && bind(signature, kernel->params, count, 0, bound->at)) return true;
+  }
+  return false;
+}
+
+static bool matches(const struct rvt_entry *entry, const struct rvt_kernel *kernel)
+{
+  bool named = entry->anywhere ? strstr(kernel->name, entry->pattern) != NULL : !strcmp(kernel->name, entry->pattern);
+  return named && (!entry->accept || entry->accept(kernel));
+}
+
+const struct rvt_semantic *rvt_registry_find(const struct rvt_kernel *kernel)
+{
+  for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
+    for (const struct rvt_entry *entry = tables[t]; entry->pattern; entry++) {
+      if (!matches(entry, kernel)) continue;
+      struct rvt_bound *bound = calloc(1, sizeof *bound);
+      if (!bound) return NULL;
+      bound->entry = entry;
+      bound->semantic.fn = entry->fn;
+      bound->semantic.read_only = !entry->fn;
+      bound->semantic.param_count = entry->param_count;
+      bound->semantic.param_bytes = entry->param_bytes;
+      if (entry->signature) {
+        bound->matched = kernel->param_count >= 0 && bind_signature(bound, entry->signature, kernel);
+        if (!bound->matched && kernel->param_count >= 0) {
+          bound->matched = bound->second = bind_signature(bound, entry->second, kernel);
+        }
+        if (!bound->matched) {
+          rvt_message("kernel %s has another parameter list than the one known; its effect is not emulated",
+                      kernel->name);
+          free(bound);
+          return NULL;
+        }
+      }
+      return &bound->semantic;
+    }
+  }
+  return NULL;
+}
+
+/* Grows only; mapped directly, because emulation runs inside launches, where malloc may be the caller's. */
+void *rvt_scratch(int slot, size_t n)
+{
+  static __thread struct { void *p; size_t n; } scratch[8];
+  if (RVT_UNLIKELY(scratch[slot].n < n)) {
+    size_t bytes = (n * 2 + 0xFFFF) & ~(size_t)0xFFFF;
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) abort(); /* out of address space: nothing sensible can follow */
+    if (scratch[slot].p) munmap(scratch[slot].p, scratch[slot].n);
+    scratch[slot].p = p;
+    scratch[slot].n = bytes;
+  }
+  return scratch[slot].p;
+}

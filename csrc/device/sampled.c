@@ -1,0 +1,198 @@
+/* Which token each row of a sampling step gets, and whom the row belongs to.
+ *
+ * A sampling kernel knows rows only. The request behind a row comes from the observer's batch (request ids in
+ * row order) or, with the observer off, from what the framework's own metadata kernels said about the step:
+ * request state slots, sequence lengths, and where the prompt is kept.
+ */
+#include <string.h>
+
+#include "device/core.h"
+#include "device/semantics.h"
+
+#define MAX_SLOTS 8192
+
+struct slot {
+  struct rvt_request request;
+  uint64_t token_ids_addr;
+  uint32_t prompt_tokens;
+  bool stale; /* a new prompt arrived; `request` is of the previous one */
+};
+
+static struct slot slots[MAX_SLOTS]; /* touched as far as slots are used */
+
+static struct {
+  uint32_t rows;
+  int32_t slot[MAX_SLOTS];
+  int32_t seq_len[MAX_SLOTS];
+  uint64_t seeds_addr, temperature_addr;
+} step;
+
+static struct rvt_sampled last;
+static int32_t tokens[MAX_SLOTS];
+
+/* Constraints for the coming sampling step; `serial` tells stale ones from fresh ones without clearing. */
+static uint32_t serial = 1;
+static struct {
+  uint32_t mask_serial, mask_words;
+  uint32_t allowed_serial, allowed_count;
+  uint32_t *mask;
+  int32_t *allowed;
+} constraints[MAX_SLOTS];
+static bool constrained;
+
+void rvt_step_begin(uint32_t rows, const int32_t *slot, const int32_t *seq_lens)
+{
+  if (rows > MAX_SLOTS) rows = MAX_SLOTS;
+  memcpy(step.slot, slot, rows * sizeof *slot);
+  memcpy(step.seq_len, seq_lens, rows * sizeof *seq_lens);
+  step.rows = rows;
+  serial++;
+  constrained = false;
+}
+
+void rvt_step_prompt(int32_t slot, uint64_t token_ids_addr, uint32_t prompt_tokens)
+{
+  if (slot < 0 || slot >= MAX_SLOTS) return;
+  slots[slot].token_ids_addr = token_ids_addr;
+  slots[slot].prompt_tokens = prompt_tokens;
+  slots[slot].stale = true;
+}
+
+void rvt_step_sampling(uint64_t seeds_addr, uint64_t temperature_addr)
+{
+  step.seeds_addr = seeds_addr;
+  step.temperature_addr = temperature_addr;
+}
+
+/* Grows geometrically; kept for the life of the process. */
+static void *keep(void *old, uint32_t *room, uint32_t wanted, size_t element)
+{
+  static char *arena;
+  static size_t left;
+  if (old && *room >= wanted) return old;
+  size_t bytes = ((size_t)wanted * element + 63) & ~(size_t)63;
+  if (left < bytes) {
+    left = bytes > (4u << 20) ? bytes : 4u << 20;
+    arena = rvt_persist(left);
+    if (!arena) {
+      left = 0;
+      return NULL;
+    }
+  }
+  void *p = arena;
+  arena += bytes;
+  left -= bytes;
+  *room = wanted;
+  return p;
+}
+
+void rvt_step_mask(uint32_t row, const uint32_t *mask, uint32_t words)
+{
+  static uint32_t room[MAX_SLOTS];
+  if (row >= MAX_SLOTS) return;
+  constraints[row].mask = keep(constraints[row].mask, &room[row], words, sizeof *mask);
+  if (!constraints[row].mask) return;
+  memcpy(constraints[row].mask, mask, words * sizeof *mask);
+  constraints[row].mask_words = words;
+  constraints[row].mask_serial = serial;
+  constrained = true;
+}
+
+void rvt_step_allowed(uint32_t row, const int32_t *ids, uint32_t count)
+{
+  static uint32_t room[MAX_SLOTS];
+  if (row >= MAX_SLOTS) return;
+  constraints[row].allowed = keep(constraints[row].allowed, &room[row], count, sizeof *ids);
+  if (!constraints[row].allowed) return;
+  memcpy(constraints[row].allowed, ids, count * sizeof *ids);
+  constraints[row].allowed_count = count;
+  constraints[row].allowed_serial = serial;
+  constrained = true;
+}
+
+/* The request of a slot, from its prompt in memory; random sampling mixes in the slot's seed. */
+static const struct rvt_request *slot_request(int32_t index)
+{
+  struct slot *slot = &slots[index];
+  if (slot->stale) {
+    int32_t *prompt = rvt_scratch(7, slot->prompt_tokens * sizeof *prompt + 8);
+    rvt_read_i32(slot->token_ids_addr, prompt, slot->prompt_tokens);
+    float temperature = 0;
+    uint64_t seed = 0;
+    if (step.temperature_addr) rvt_mem_read(step.temperature_addr + 4u * (unsigned)index, &temperature, 4);
+    if (step.seeds_addr && temperature != 0) rvt_mem_read(step.seeds_addr + 8u * (unsigned)index, &seed, 8);
+    slot->request = (struct rvt_request){.eos = -1};
+    rvt_request_init(&slot->request, NULL, prompt, slot->prompt_tokens, seed);
+    slot->stale = false;
+  }
+  return &slot->request;
+}
+
+/* A row that nobody can name (warm-up steps): its number is its identity. */
+static const struct rvt_request *nameless(uint32_t row)
+{
+  static struct rvt_request request;
+  request = (struct rvt_request){.key = row, .eos = -1, .length = -1};
+  return &request;
+}
+
+struct rvt_choice rvt_row_choice(uint32_t row, uint32_t vocab)
+{
+  struct rvt_choice choice = {.vocab = vocab};
+  const struct rvt_batch *batch = rvt_batch_current();
+  const struct rvt_request *request = NULL;
+  int64_t length = 0;
+  if (batch->ids && row < batch->nseq) {
+    request = rvt_request_find(batch->ids[row]);
+    length = batch->seqs[row].kv_len;
+  }
+  if (row < step.rows) {
+    if (!request && step.slot[row] >= 0 && step.slot[row] < MAX_SLOTS) request = slot_request(step.slot[row]);
+    length = step.seq_len[row];
+  } else if (!request && row < batch->nseq) {
+    length = batch->seqs[row].kv_len;
+  }
+  choice.request = request ? request : nameless(row);
+  int64_t index = length - (int64_t)choice.request->prompt_tokens;
+  choice.output_index = index > 0 ? (uint32_t)index : 0;
+  if (constrained && row < MAX_SLOTS) {
+    if (constraints[row].mask_serial == serial) {
+      choice.mask = constraints[row].mask;
+      choice.mask_words = constraints[row].mask_words;
+    }
+    if (constraints[row].allowed_serial == serial) {
+      choice.allowed = constraints[row].allowed;
+      choice.allowed_count = constraints[row].allowed_count;
+    }
+  }
+  return choice;
+}
+
+const int32_t *rvt_sample_rows(uint32_t rows, uint32_t vocab, uint64_t where)
+{
+  if (rows > MAX_SLOTS) rows = MAX_SLOTS;
+  for (uint32_t row = 0; row < rows; row++) {
+    struct rvt_choice choice = rvt_row_choice(row, vocab);
+    tokens[row] = rvt_oracle_token(&choice);
+  }
+  last = (struct rvt_sampled){.rows = rows, .vocab = vocab, .where = where, .tokens = tokens};
+  return tokens;
+}
+
+const struct rvt_sampled *rvt_sampled(void) { return &last; }
+
+/* A copy to the host of bytes that nothing wrote: when it has the size of the tokens just sampled, and nothing
+ * else was recognised on the way, these are they. */
+bool rvt_oracle_read(uint64_t addr, void *out, size_t n)
+{
+  if (last.rows == 0) return false;
+  if (n == 8ull * last.rows) {
+    for (uint32_t i = 0; i < last.rows; i++) ((int64_t *)out)[i] = last.tokens[i];
+    return true;
+  }
+  if (n == 4ull * last.rows) {
+    memcpy(out, last.tokens, n);
+    return true;
+  }
+  return false;
+}

@@ -1,0 +1,328 @@
+/* PyTorch's own kernels (at::native): fills, ranges, copies with conversion, argmax and gather of tokens.
+ *
+ * They are C++ templates whose parameters are structures passed by value, which no metadata describes: what is
+ * read here is the order of fields in the public headers (ATen/native/cuda: Loops.cuh, MemoryAccess.cuh,
+ * Reduce.cuh, ScatterGatherKernel.cu), and where a structure is long, the first addresses found in it: TensorIterator
+ * kernels always list the output first.
+ *
+ * At graph capture parameters are copied by the sizes below. A structure may be shorter than its size here: the
+ * copy then takes a few bytes more of the caller's stack, which are never looked at.
+ */
+#include <string.h>
+
+#include "device/semantics.h"
+
+#define LAMBDA_BYTES 1024
+
+/* c10::ScalarType */
+enum { BYTE = 0, CHAR = 1, SHORT = 2, INT = 3, LONG = 4, HALF = 5, FLOAT = 6, DOUBLE = 7, BOOL = 11, BFLOAT16 = 15 };
+
+static unsigned scalar_bytes(int type)
+{
+  switch (type) {
+    case BYTE: case CHAR: case BOOL: return 1;
+    case SHORT: case HALF: case BFLOAT16: return 2;
+    case INT: case FLOAT: return 4;
+    case LONG: case DOUBLE: return 8;
+    default: return 0;
+  }
+}
+
+/* ScalarType of a mangled C++ type; -1 = another. */
+static int scalar_of(const char *mangled)
+{
+  switch (*mangled) {
+    case 'h': return BYTE;
+    case 'a': return CHAR;
+    case 's': return SHORT;
+    case 'i': case 'j': return INT;
+    case 'l': case 'm': return LONG;
+    case 'f': return FLOAT;
+    case 'd': return DOUBLE;
+    case 'b': return BOOL;
+    default: break;
+  }
+  if (!strncmp(mangled, "N3c108BFloat16E", 15)) return BFLOAT16;
+  if (!strncmp(mangled, "N3c104HalfE", 11)) return HALF;
+  return -1;
+}
+
+static int scalar_after(const char *name, const char *marker)
+{
+  const char *at = strstr(name, marker);
+  return at ? scalar_of(at + strlen(marker)) : -1;
+}
+
+static double to_number(const void *value, int type)
+{
+  switch (type) {
+    case BYTE: case BOOL: return *(const uint8_t *)value;
+    case CHAR: return *(const int8_t *)value;
+    case SHORT: return *(const int16_t *)value;
+    case INT: return *(const int32_t *)value;
+    case FLOAT: { float f; memcpy(&f, value, 4); return f; }
+    case DOUBLE: { double d; memcpy(&d, value, 8); return d; }
+    default: return 0;
+  }
+}
+
+static void convert(const unsigned char *from, int from_type, unsigned char *to, int to_type, size_t n)
+{
+  unsigned from_bytes = scalar_bytes(from_type), to_bytes = scalar_bytes(to_type);
+  for (size_t i = 0; i < n; i++, from += from_bytes, to += to_bytes) {
+    int64_t whole;
+    if (from_type == LONG) memcpy(&whole, from, 8);
+    else whole = (int64_t)to_number(from, from_type);
+    double number = from_type == LONG ? (double)whole : to_number(from, from_type);
+    switch (to_type) {
+      case BYTE: case CHAR: *to = (unsigned char)whole; break;
+      case BOOL: *to = number != 0; break;
+      case SHORT: { int16_t v = (int16_t)whole; memcpy(to, &v, 2); break; }
+      case INT: { int32_t v = (int32_t)whole; memcpy(to, &v, 4); break; }
+      case LONG: memcpy(to, &whole, 8); break;
+      case FLOAT: { float v = (float)number; memcpy(to, &v, 4); break; }
+      case DOUBLE: memcpy(to, &number, 8); break;
+    }
+  }
+}
+
+/* Addresses of the device (or pinned memory seen by it) inside a by-value structure. */
+static int addresses(const void *structure, size_t bytes, uint64_t *out, int room)
+{
+  int found = 0;
+  for (size_t at = 0; at + 8 <= bytes && found < room; at += 8) {
+    uint64_t v;
+    memcpy(&v, (const char *)structure + at, 8);
+    if (RVT_UNLIKELY(rvt_is_device_address(v))) out[found++] = v;
+  }
+  return found;
+}
+
+/* --- fills and ranges ---------------------------------------------------------------------------------- */
+
+/* (int n, FillFunctor<T>{value}, array<char*, 1>) */
+static enum rvt_semantic_result fill(const struct rvt_launch *l)
+{
+  int type = scalar_after(l->kernel->name, "FillFunctorI");
+  uint64_t to = *(const uint64_t *)l->params[2];
+  int64_t n = *(const int32_t *)l->params[0];
+  if (type < 0 || n < 0) {
+    rvt_mem_forget_at(to);
+    return RVT_SEM_DONE;
+  }
+  unsigned bytes = scalar_bytes(type);
+  rvt_mem_fill(to, l->params[1], bytes, (size_t)n * bytes);
+  return RVT_SEM_DONE;
+}
+
+/* elementwise_kernel_with_index<index_t, lambda of arange>(index_t n, {start, step}, T *out). The lambda's number
+ * within arange_cuda_out is the position of T in AT_ALL_TYPES: byte, char, int, long, short, double, float. */
+static enum rvt_semantic_result arange(const struct rvt_launch *l)
+{
+  static const int types[] = {BYTE, CHAR, INT, LONG, SHORT, DOUBLE, FLOAT};
+  const char *name = l->kernel->name;
+  const char *at = strstr(name, "ENKUlvE_clEvENKUlvE");
+  uint64_t to = *(const uint64_t *)l->params[2];
+  unsigned number = 7;
+  if (at) {
+    at += strlen("ENKUlvE_clEvENKUlvE");
+    number = *at == '_' ? 0 : (unsigned)(*at - '0') + 1;
+  }
+  bool wide = strstr(name, "with_indexIl") != NULL;
+  int64_t n = wide ? *(const int64_t *)l->params[0] : *(const int32_t *)l->params[0];
+  if (number >= sizeof types / sizeof *types || n <= 0 || n > 1 << 17) {
+    if (n > 0) rvt_mem_forget_at(to);
+    return RVT_SEM_DONE;
+  }
+  int type = types[number];
+  unsigned bytes = scalar_bytes(type);
+  unsigned char *values = rvt_scratch(0, (size_t)n * bytes);
+  for (int64_t i = 0; i < n; i++) {
+    if (type == DOUBLE || type == FLOAT) { /* computed in the accumulation type: float for float, double for double */
+      double value = type == FLOAT ? ((const float *)l->params[1])[0] + (double)i * ((const float *)l->params[1])[1]
+                                   : ((const double *)l->params[1])[0] + (double)i * ((const double *)l->params[1])[1];
+      convert((unsigned char *)&value, DOUBLE, values + (size_t)i * bytes, type, 1);
+    } else {
+      int64_t value = ((const int64_t *)l->params[1])[0] + i * ((const int64_t *)l->params[1])[1];
+      convert((unsigned char *)&value, LONG, values + (size_t)i * bytes, type, 1);
+    }
+  }
+  rvt_mem_write(to, values, (size_t)n * bytes);
+  return RVT_SEM_DONE;
+}
+
+/* --- copies -------------------------------------------------------------------------------------------- */
+
+#define COPY_LIMIT (1 << 16) /* elements: larger tensors are no control data */
+
+static enum rvt_semantic_result copy_elements(uint64_t to, int to_type, uint64_t from, int from_type, int64_t n)
+{
+  unsigned from_bytes = scalar_bytes(from_type), to_bytes = scalar_bytes(to_type);
+  bool integers = from_type != HALF && from_type != BFLOAT16 && to_type != HALF && to_type != BFLOAT16;
+  if (n <= 0) return RVT_SEM_DONE;
+  if (!from_bytes || !to_bytes || n > COPY_LIMIT || (from_type != to_type && !integers)) {
+    if (to_bytes) rvt_mem_forget(to, (uint64_t)n * to_bytes);
+    else rvt_mem_forget_at(to);
+    return RVT_SEM_DONE;
+  }
+  unsigned char *source = rvt_scratch(0, (size_t)n * from_bytes), *target = source;
+  if (!rvt_mem_read(from, source, (size_t)n * from_bytes)) {
+    rvt_mem_forget(to, (uint64_t)n * to_bytes);
+    return RVT_SEM_DONE;
+  }
+  if (from_type != to_type) {
+    target = rvt_scratch(1, (size_t)n * to_bytes);
+    convert(source, from_type, target, to_type, (size_t)n);
+  }
+  rvt_mem_write(to, target, (size_t)n * to_bytes);
+  return RVT_SEM_DONE;
+}
+
+/* The element type of direct_copy_kernel_cuda is the argument of its innermost lambda: ...EUl<T>E_. */
+static int copy_type(const char *name)
+{
+  const char *at = strstr(name, "direct_copy_kernel_cuda");
+  const char *last = NULL;
+  for (const char *p = at; p && (p = strstr(p, "EUl")); p += 3) {
+    if (p[3] != 'v') {
+      last = p;
+      break;
+    }
+  }
+  return last ? scalar_of(last + 3) : -1;
+}
+
+/* vectorized_elementwise_kernel<.., direct_copy, array<char*, 2>>(int n, lambda, {out, in}) */
+static enum rvt_semantic_result copy_plain(const struct rvt_launch *l)
+{
+  const uint64_t *data = l->params[2];
+  int type = copy_type(l->kernel->name);
+  return copy_elements(data[0], type, data[1], type, *(const int32_t *)l->params[0]);
+}
+
+/* unrolled_elementwise_kernel<direct_copy, .., LoadWithCast<1>, StoreWithCast<1>>(n, lambda, {out, in}, .., ..,
+ * {type, size}, {type, size}) */
+static enum rvt_semantic_result copy_cast(const struct rvt_launch *l)
+{
+  const uint64_t *data = l->params[2];
+  int type = copy_type(l->kernel->name);
+  bool cast = strstr(l->kernel->name, "LoadWithCast") != NULL;
+  int from_type = cast ? *(const int8_t *)l->params[5] : type, to_type = cast ? *(const int8_t *)l->params[6] : type;
+  return copy_elements(data[0], to_type, data[1], from_type, *(const int32_t *)l->params[0]);
+}
+
+/* --- tokens -------------------------------------------------------------------------------------------- */
+
+static void write_tokens(uint64_t to, const struct rvt_sampled *chosen)
+{
+  int64_t *wide = rvt_scratch(0, chosen->rows * 8ull + 8);
+  for (uint32_t i = 0; i < chosen->rows; i++) wide[i] = chosen->tokens[i];
+  rvt_mem_write(to, wide, chosen->rows * 8ull);
+}
+
+/* gather(dim, index) of the buffer that a sampling kernel left its local winners in. */
+static enum rvt_semantic_result gather(const struct rvt_launch *l)
+{
+  uint64_t found[3];
+  int n = addresses(l->params[1], LAMBDA_BYTES, found, 3);
+  const struct rvt_sampled *chosen = rvt_sampled();
+  if (n == 0) return RVT_SEM_DONE;
+  if (chosen->where && n >= 2 && (found[1] == chosen->where || (n == 3 && found[2] == chosen->where))) {
+    write_tokens(found[0], chosen);
+  } else {
+    rvt_mem_forget_at(found[0]);
+  }
+  return RVT_SEM_DONE;
+}
+
+/* vectorized_gather_kernel(char *out, char *in, index_t *, ...) */
+static enum rvt_semantic_result gather_rows(const struct rvt_launch *l)
+{
+  const struct rvt_sampled *chosen = rvt_sampled();
+  uint64_t out = *(const uint64_t *)l->params[0], in = *(const uint64_t *)l->params[1];
+  if (chosen->where && in == chosen->where) write_tokens(out, chosen);
+  else rvt_mem_forget_at(out);
+  return RVT_SEM_DONE;
+}
+
+/* reduce_kernel<.., ReduceOp<T, ArgMaxOps<T>, ..>>: one structure {ops, identity (value, index), ReduceConfig
+ * {element_size, inputs, outputs, ..}, calculators, src, dst, ..}. An argmax over thousands of columns is greedy
+ * sampling over the vocabulary; a narrower one belongs to another kernel's scheme. */
+static enum rvt_semantic_result argmax(const struct rvt_launch *l)
+{
+  const char *op = l->params[0];
+  uint64_t found[2];
+  int32_t inputs, outputs;
+  int type = scalar_after(l->kernel->name, "9ArgMaxOpsI");
+  size_t identity = type == DOUBLE || type == LONG ? 16 : 16; /* pair<T, int64_t>, 8-byte aligned */
+  memcpy(&inputs, op + 8 + identity + 4, 4);
+  memcpy(&outputs, op + 8 + identity + 8, 4);
+  int n = addresses(op, LAMBDA_BYTES, found, 2);
+  if (n < 2) return RVT_SEM_DONE;
+  if (inputs < 1024 || outputs < 1 || outputs > 8192) {
+    rvt_mem_forget_at(found[1]);
+    return RVT_SEM_DONE;
+  }
+  rvt_sample_rows((uint32_t)outputs, (uint32_t)inputs, 0);
+  write_tokens(found[1], rvt_sampled());
+  return RVT_SEM_DONE;
+}
+
+/* --- everything else ----------------------------------------------------------------------------------- */
+
+/* Unknown TensorIterator kernel: its output, the first address, is unknown now; its inputs are as they were. */
+static enum rvt_semantic_result forget_output(const struct rvt_launch *l)
+{
+  uint64_t found;
+  for (int i = 1; i < l->kernel->param_count; i++) {
+    if (addresses(l->params[i], l->kernel->params[i].bytes, &found, 1)) {
+      rvt_mem_forget_at(found);
+      break;
+    }
+  }
+  return RVT_SEM_DONE;
+}
+
+/* A reduction's source comes before its destination. */
+static enum rvt_semantic_result forget_reduction(const struct rvt_launch *l)
+{
+  uint64_t found[2];
+  if (addresses(l->params[0], LAMBDA_BYTES, found, 2) == 2) rvt_mem_forget_at(found[1]);
+  return RVT_SEM_DONE;
+}
+
+static const uint16_t n_f_data[] = {4, 16, 64};
+static const uint16_t n_f_data_casts[] = {4, 16, 64, 1, 1, 32, 8};
+static const uint16_t index_range_out[] = {8, 16, 8};
+static const uint16_t n_lambda[] = {8, LAMBDA_BYTES};
+static const uint16_t one_structure[] = {LAMBDA_BYTES};
+static const uint16_t gather_params[] = {8, 8, 8, 4, 8, 8, 8, 8, 1};
+
+#define SIZES(array) .param_count = sizeof array / sizeof *array, .param_bytes = array
+
+static bool contains(const struct rvt_kernel *kernel, const char *text) { return strstr(kernel->name, text) != NULL; }
+static bool is_fill(const struct rvt_kernel *k) { return contains(k, "FillFunctorI"); }
+static bool is_copy(const struct rvt_kernel *k) { return contains(k, "direct_copy_kernel_cuda"); }
+static bool is_arange(const struct rvt_kernel *k) { return contains(k, "arange_cuda_out"); }
+static bool is_argmax(const struct rvt_kernel *k) { return contains(k, "9ArgMaxOpsI"); }
+
+const struct rvt_entry rvt_entries_torch[] = {
+    {.pattern = "29vectorized_elementwise_kernelI", .anywhere = true, .fn = fill, .accept = is_fill, SIZES(n_f_data)},
+    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = fill, .accept = is_fill,
+     SIZES(n_f_data_casts)},
+    {.pattern = "29elementwise_kernel_with_indexI", .anywhere = true, .fn = arange, .accept = is_arange,
+     SIZES(index_range_out)},
+    {.pattern = "29vectorized_elementwise_kernelI", .anywhere = true, .fn = copy_plain, .accept = is_copy,
+     SIZES(n_f_data)},
+    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = copy_cast, .accept = is_copy,
+     SIZES(n_f_data_casts)},
+    {.pattern = "34_scatter_gather_elementwise_kernelI", .anywhere = true, .fn = gather, SIZES(n_lambda)},
+    {.pattern = "24vectorized_gather_kernelI", .anywhere = true, .fn = gather_rows, SIZES(gather_params)},
+    {.pattern = "13reduce_kernelI", .anywhere = true, .fn = argmax, .accept = is_argmax, SIZES(one_structure)},
+    {.pattern = "13reduce_kernelI", .anywhere = true, .fn = forget_reduction, SIZES(one_structure)},
+    {.pattern = "29vectorized_elementwise_kernelI", .anywhere = true, .fn = forget_output, SIZES(n_f_data)},
+    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = forget_output, SIZES(n_f_data_casts)},
+    {.pattern = "18elementwise_kernelI", .anywhere = true, .fn = forget_output, SIZES(n_lambda)},
+    {.pattern = "24index_elementwise_kernelI", .anywhere = true, .fn = forget_output, SIZES(n_lambda)},
+    {0},
+};
