@@ -89,6 +89,7 @@ struct rvt_slot {
   uint64_t fired;      /* deadlines fired by the coordinator: the jumps that this thread caused */
   uint64_t charged_ns; /* host time charged by the policy */
   int64_t since_ns;    /* virtual time at which the present wait began */
+  uint64_t reserved;
 };
 
 /* A timer of a process that delivers a signal or makes a timerfd readable: fired by the coordinator. */

@@ -1,0 +1,75 @@
+/* See core.h. */
+#include "core.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "../include/rvt_abi.h"
+
+/* With nothing but busy-pollers the clock creeps: their hidden deadlines are seen at most this late. */
+#define RVT_EPSILON_NS 1000000
+
+void rvt_core_init(struct rvt_core *core, int64_t now_ns, uint32_t rounds_needed, bool concurrent) {
+  *core = (struct rvt_core){
+      .now_ns = now_ns, .rounds_needed = rounds_needed, .round_ns = now_ns - 1, .concurrent = concurrent};
+}
+
+static bool is_spinner(const struct rvt_view *view) { return view->kind == RVT_WAIT_SPIN; }
+
+static bool before(const struct rvt_view *a, const struct rvt_view *b) {
+  if (a->deadline_ns != b->deadline_ns) return a->deadline_ns < b->deadline_ns;
+  if (a->order != b->order) return a->order < b->order;
+  return a->index < b->index;
+}
+
+/* A round is owed after every move of the clock and after everything that anybody did: a busy-poller could see
+ * it. It is over when `rounds_needed` rounds in a row changed nothing. */
+static bool round_owed(struct rvt_core *core, const struct rvt_view *views, int count) {
+  uint64_t activity = (uint64_t)count;
+  for (int i = 0; i < count; i++) activity += views[i].events;
+  if (activity != core->round_activity || core->now_ns != core->round_ns) {
+    core->round_activity = activity;
+    core->round_ns = core->now_ns;
+    core->rounds_clean = 0;
+    return true;
+  }
+  return ++core->rounds_clean < core->rounds_needed;
+}
+
+enum rvt_step rvt_core_step(struct rvt_core *core, const struct rvt_view *views, int count, int64_t cap_ns, int *picks,
+                            int *picked) {
+  int first = -1;
+  bool spinners = false;
+  for (int i = 0; i < count; i++) {
+    spinners |= is_spinner(&views[i]);
+    if (views[i].deadline_ns != RVT_FOREVER_NS && (first < 0 || before(&views[i], &views[first]))) first = i;
+  }
+  *picked = 0;
+  if (spinners && round_owed(core, views, count)) {
+    for (int i = 0; i < count; i++)
+      if (is_spinner(&views[i])) picks[(*picked)++] = i;
+    return RVT_STEP_ROUND;
+  }
+  if (first < 0 && !spinners) return RVT_STEP_IDLE;
+  int64_t target_ns = first >= 0 ? views[first].deadline_ns : core->now_ns + RVT_EPSILON_NS;
+  if (target_ns > cap_ns) {
+    if (cap_ns > core->now_ns) core->now_ns = cap_ns;
+    return RVT_STEP_CAP;
+  }
+  if (target_ns > core->now_ns) core->now_ns = target_ns;
+  if (first < 0) { /* the clock moved: the next step owes the round */
+    for (int i = 0; i < count; i++)
+      if (is_spinner(&views[i])) picks[(*picked)++] = i;
+    core->round_ns = core->now_ns;
+    core->rounds_clean = 0;
+    return RVT_STEP_ROUND;
+  }
+  if (!core->concurrent) {
+    picks[(*picked)++] = first;
+  } else {
+    for (int i = 0; i < count; i++)
+      if (views[i].deadline_ns <= core->now_ns) picks[(*picked)++] = i;
+  }
+  assert(*picked > 0);
+  return RVT_STEP_FIRE;
+}

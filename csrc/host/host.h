@@ -1,0 +1,139 @@
+/* What the files of csrc/host share. */
+#ifndef RVT_HOST_INTERNAL_H
+#define RVT_HOST_INTERNAL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core.h"
+#include "rvt_abi.h"
+#include "rvt_host.h"
+
+#define rvt_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define rvt_store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#define RVT_STATE(owner) ((uint32_t)((owner) & 0xff))
+
+#define RVT_MAX_SOFTIRQ 1024
+#define RVT_MAX_SPAWNED 256
+
+/* What the coordinator knows of a slot beyond the page. Valid while `owner_gen` matches. */
+struct rvt_watch {
+  uint64_t generation;
+  int32_t pid, tid;
+  int syscall_fd;    /* /proc/<pid>/task/<tid>/syscall, -1 */
+  int schedstat_fd;  /* opened for unmarked threads only, -1 */
+  uint64_t runs;     /* schedstat run count of an unmarked thread */
+  int evfd;          /* our copy of the thread's eventfd, -1 */
+  uint32_t evfd_version;
+  int64_t first_ns;  /* host time at which the slot was first seen in its present starting state */
+};
+
+/* One slot in one proof. */
+struct rvt_seen {
+  int32_t index;
+  uint32_t seq;
+  uint64_t owner;
+};
+
+struct rvt_spawned {
+  int32_t pid;
+  int32_t status;
+  bool ended;
+};
+
+struct rvt_host {
+  struct rvt_host_options options;
+  struct rvt_page *page;
+  int page_fd;
+  int life_pipe[2];
+  char page_path[64];
+  struct rvt_core core;
+  int64_t start_ns;      /* virtual */
+  int64_t real_start_ns; /* host */
+  pthread_mutex_t lock;  /* of everything that API calls share with the loop */
+
+  /* init process */
+  int init_pid;
+  int init_socket;
+  char *spawn_area; /* shared with init */
+  struct rvt_spawned spawned[RVT_MAX_SPAWNED];
+  int spawned_count;
+  int main_pid;
+
+  /* the loop */
+  struct rvt_watch watch[RVT_MAX_SLOTS];
+  int32_t scan[RVT_MAX_SLOTS]; /* slots in the order of checking: whoever broke a proof comes first */
+  uint32_t scan_count;
+  struct rvt_seen seen[RVT_MAX_SLOTS];
+  int softirq_fd[RVT_MAX_SOFTIRQ];
+  int softirq_count;
+  int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
+  int64_t backoff_ns;
+  uint32_t unmarked; /* threads accepted by the slow proof the last time */
+  uint64_t jumps, fires, rounds, aborts, slow_proofs, proof_ns, threads_seen;
+
+  /* control */
+  int stop;
+  char stop_text[256];
+  uint32_t holds;
+  bool paused;
+  uint32_t steps;
+  int64_t run_to_ns;
+  uint32_t actors;
+  uint32_t actor_wake; /* futex: bumped when an actor was fired or the run ended */
+  int32_t ended;       /* enum rvt_host_reason */
+};
+
+int64_t rvt_real_ns(void);
+int rvt_host_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* kernel.c: what the kernel says about a thread. */
+enum rvt_kernel {
+  RVT_KERNEL_BLOCKED, /* in a call that waits, and not runnable */
+  RVT_KERNEL_RUNNING,
+  RVT_KERNEL_OTHER,   /* not runnable, in a call from which it may return by itself */
+  RVT_KERNEL_GONE,
+};
+bool rvt_kernel_watch(struct rvt_watch *watch, int pid, int tid);
+void rvt_kernel_unwatch(struct rvt_watch *watch);
+enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch);
+enum rvt_kernel rvt_kernel_unmarked(struct rvt_watch *watch, bool again);
+void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes);
+char rvt_kernel_state(int pid, int tid); /* R S D T Z..., 0 = gone */
+void rvt_kernel_find_softirq(struct rvt_host *host);
+bool rvt_kernel_softirq_busy(struct rvt_host *host);
+void rvt_kernel_name(int pid, int tid, char *name, size_t bytes);
+
+/* init.c: the process above the tree. */
+int rvt_init_start(struct rvt_host *host);
+int rvt_init_spawn(struct rvt_host *host, const char *const *argv, const char *const *env, const char *cwd,
+                   const int fds[3], int slot);
+int rvt_init_collect(struct rvt_host *host); /* -1: init itself is gone */
+int rvt_init_kill_tree(struct rvt_host *host, int wait_ms);
+bool rvt_init_tree_empty(struct rvt_host *host);
+
+/* slots of the page, from the coordinator's side */
+struct rvt_slot *rvt_host_slot(struct rvt_host *host, enum rvt_slot_state state, uint64_t order);
+bool rvt_host_reap(struct rvt_host *host, int index, uint64_t owner);
+void rvt_host_poke(struct rvt_host *host);
+void rvt_host_sleep(struct rvt_host *host, uint32_t futex, int64_t limit_ns);
+
+/* proof.c */
+enum rvt_proof {
+  RVT_PROVED,     /* views filled in */
+  RVT_BUSY,       /* something runs, starts, ends or has not answered its kick */
+  RVT_UNCERTAIN,  /* nothing runs, yet a thread waits in a call that proves nothing */
+};
+enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *count);
+void rvt_fire(struct rvt_host *host, const struct rvt_view *view, uint32_t kick);
+
+/* report.c */
+void rvt_report(struct rvt_host *host, char *text, size_t bytes);
+
+#endif

@@ -1,0 +1,220 @@
+/* Reading the kernel's opinion about threads from /proc. */
+#include "host.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int open_task(int pid, int tid, const char *what) {
+  char path[80];
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", pid, tid, what);
+  return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+bool rvt_kernel_watch(struct rvt_watch *watch, int pid, int tid) {
+  watch->pid = pid;
+  watch->tid = tid;
+  watch->syscall_fd = open_task(pid, tid, "syscall");
+  watch->schedstat_fd = -1;
+  watch->evfd = -1;
+  return watch->syscall_fd >= 0;
+}
+
+void rvt_kernel_unwatch(struct rvt_watch *watch) {
+  if (watch->syscall_fd >= 0) close(watch->syscall_fd);
+  if (watch->schedstat_fd >= 0) close(watch->schedstat_fd);
+  if (watch->evfd >= 0) close(watch->evfd);
+  watch->syscall_fd = watch->schedstat_fd = watch->evfd = -1;
+  watch->generation = 0;
+}
+
+/* Calls that return only when another thread, a signal or a device makes them. */
+static bool waits(long number) {
+  switch (number) {
+    case SYS_futex:
+    case 449: /* futex_waitv */
+    case 455: /* futex_wait */
+    case SYS_ppoll:
+    case SYS_pselect6:
+    case SYS_epoll_pwait:
+    case 441: /* epoll_pwait2 */
+    case SYS_recvfrom:
+    case SYS_recvmsg:
+    case SYS_recvmmsg:
+    case SYS_accept:
+    case SYS_accept4:
+    case SYS_connect:
+    case SYS_wait4:
+    case SYS_waitid:
+    case SYS_rt_sigtimedwait:
+    case SYS_rt_sigsuspend:
+    case SYS_restart_syscall:
+#ifdef SYS_poll
+    case SYS_poll:
+    case SYS_select:
+    case SYS_epoll_wait:
+    case SYS_pause:
+#endif
+      return true;
+    default:
+      return false;
+  }
+}
+
+/* Calls that wait only on some descriptors: the slot's mark, or the descriptor, decides. */
+static bool transfers(long number) {
+  switch (number) {
+    case SYS_read:
+    case SYS_readv:
+    case SYS_write:
+    case SYS_writev:
+    case SYS_sendto:
+    case SYS_sendmsg:
+    case SYS_sendmmsg:
+      return true;
+    default:
+      return false;
+  }
+}
+
+static bool gone(int pid, int tid) {
+  char state = rvt_kernel_state(pid, tid);
+  return state == 0 || state == 'Z' || state == 'X';
+}
+
+static enum rvt_kernel read_syscall(struct rvt_watch *watch, long *number, unsigned long *arg0) {
+  char text[192];
+  ssize_t n = pread(watch->syscall_fd, text, sizeof(text) - 1, 0);
+  if (n <= 0) return gone(watch->pid, watch->tid) ? RVT_KERNEL_GONE : RVT_KERNEL_RUNNING;
+  text[n] = 0;
+  if (text[0] == 'r') return RVT_KERNEL_RUNNING;
+  char *rest;
+  *number = strtol(text, &rest, 10);
+  *arg0 = *rest == ' ' ? strtoul(rest, NULL, 16) : 0;
+  if (*number < 0) { /* in user mode on a page fault, stopped, or a zombie */
+    char state = rvt_kernel_state(watch->pid, watch->tid);
+    if (state == 0 || state == 'Z' || state == 'X') return RVT_KERNEL_GONE;
+    return state == 'S' || state == 't' || state == 'T' ? RVT_KERNEL_OTHER : RVT_KERNEL_RUNNING;
+  }
+  return RVT_KERNEL_BLOCKED;
+}
+
+enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch) {
+  long number;
+  unsigned long arg0;
+  enum rvt_kernel verdict = read_syscall(watch, &number, &arg0);
+  if (verdict != RVT_KERNEL_BLOCKED) return verdict;
+  return waits(number) || transfers(number) ? RVT_KERNEL_BLOCKED : RVT_KERNEL_OTHER;
+}
+
+/* Pipes, sockets and event descriptors wait for somebody; a file is only slow. */
+static bool waiting_file(int pid, unsigned long fd) {
+  char path[64], target[32];
+  snprintf(path, sizeof(path), "/proc/%d/fd/%lu", pid, fd);
+  ssize_t n = readlink(path, target, sizeof(target) - 1);
+  if (n <= 0) return false;
+  target[n] = 0;
+  return !strncmp(target, "pipe:", 5) || !strncmp(target, "socket:", 7) || !strncmp(target, "anon_inode:[event", 17);
+}
+
+/* A thread blocked where the library marked nothing. `again`: the second look, nothing may have run between. */
+enum rvt_kernel rvt_kernel_unmarked(struct rvt_watch *watch, bool again) {
+  long number;
+  unsigned long arg0;
+  enum rvt_kernel verdict = read_syscall(watch, &number, &arg0);
+  if (verdict != RVT_KERNEL_BLOCKED) return verdict;
+  if (!waits(number) && !(transfers(number) && waiting_file(watch->pid, arg0))) {
+    char state = rvt_kernel_state(watch->pid, watch->tid);
+    return state == 'R' || state == 'D' ? RVT_KERNEL_RUNNING : RVT_KERNEL_OTHER;
+  }
+  if (watch->schedstat_fd < 0) watch->schedstat_fd = open_task(watch->pid, watch->tid, "schedstat");
+  char text[96];
+  ssize_t n = pread(watch->schedstat_fd, text, sizeof(text) - 1, 0);
+  if (n <= 0) return RVT_KERNEL_RUNNING;
+  text[n] = 0;
+  char *field = strrchr(text, ' ');
+  uint64_t runs = field ? strtoull(field, NULL, 10) : 0;
+  if (again && runs != watch->runs) return RVT_KERNEL_RUNNING;
+  watch->runs = runs;
+  return RVT_KERNEL_BLOCKED;
+}
+
+char rvt_kernel_state(int pid, int tid) {
+  int fd = open_task(pid, tid, "stat");
+  if (fd < 0) return 0;
+  char text[512];
+  ssize_t n = read(fd, text, sizeof(text) - 1);
+  close(fd);
+  if (n <= 0) return 0;
+  text[n] = 0;
+  char *end = strrchr(text, ')'); /* names may hold anything */
+  return end && end[1] == ' ' ? end[2] : 0;
+}
+
+void rvt_kernel_name(int pid, int tid, char *name, size_t bytes) {
+  char path[80];
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/comm", pid, tid);
+  snprintf(name, bytes, "?");
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  ssize_t n = read(fd, name, bytes - 1);
+  close(fd);
+  if (n <= 0) return;
+  name[n] = 0;
+  name[strcspn(name, "\n")] = 0;
+}
+
+void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes) {
+  int fd = open_task(pid, tid, "syscall");
+  char line[192] = "?";
+  if (fd >= 0) {
+    ssize_t n = read(fd, line, sizeof(line) - 1);
+    close(fd);
+    if (n > 0) line[n] = 0;
+  }
+  line[strcspn(line, "\n")] = 0;
+  char *args = strchr(line, ' ');
+  int fields = 0;
+  for (char *at = args; at; at = strchr(at + 1, ' '))
+    if (++fields == 5) {
+      *at = 0;
+      break;
+    }
+  snprintf(text, bytes, "state %c, syscall %s", rvt_kernel_state(pid, tid) ?: '?', line);
+}
+
+/* Network packets on the loopback are delivered inside the sender's call, unless the kernel defers them to
+ * ksoftirqd; then a message is under way although every thread waits. */
+void rvt_kernel_find_softirq(struct rvt_host *host) {
+  DIR *proc = opendir("/proc");
+  if (!proc) return;
+  struct dirent *entry;
+  while ((entry = readdir(proc)) && host->softirq_count < RVT_MAX_SOFTIRQ) {
+    if (!isdigit((unsigned char)entry->d_name[0])) continue;
+    int pid = atoi(entry->d_name);
+    char name[32];
+    rvt_kernel_name(pid, pid, name, sizeof(name));
+    if (strncmp(name, "ksoftirqd/", 10)) continue;
+    int fd = open_task(pid, pid, "stat");
+    if (fd >= 0) host->softirq_fd[host->softirq_count++] = fd;
+  }
+  closedir(proc);
+}
+
+bool rvt_kernel_softirq_busy(struct rvt_host *host) {
+  for (int i = 0; i < host->softirq_count; i++) {
+    char text[64];
+    ssize_t n = pread(host->softirq_fd[i], text, sizeof(text) - 1, 0);
+    if (n <= 0) continue;
+    text[n] = 0;
+    char *end = strrchr(text, ')');
+    if (end && end[1] == ' ' && end[2] == 'R') return true;
+  }
+  return false;
+}

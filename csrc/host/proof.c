@@ -1,0 +1,244 @@
+/* The proof that nothing runs, and the kick. VIRTUAL-TIME.md, section 4, has the argument. */
+#include "host.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* An announced program that never reported: dead, or unable to load the library. */
+static void check_starting(struct rvt_host *host, int index, uint64_t owner) {
+  struct rvt_slot *slot = &host->page->slots[index];
+  struct rvt_watch *watch = &host->watch[index];
+  int64_t now_ns = rvt_real_ns();
+  if (watch->generation != (owner >> 8)) {
+    rvt_kernel_unwatch(watch);
+    watch->generation = owner >> 8;
+    watch->first_ns = now_ns;
+  }
+  int pid = rvt_load(&slot->pid);
+  if (pid > 0) {
+    char state = rvt_kernel_state(pid, pid);
+    if (state == 0 || state == 'Z' || state == 'X') rvt_host_reap(host, index, owner);
+    else if (state == 'R' || state == 'D') host->last_runnable_real_ns = now_ns;
+    return;
+  }
+  int parent = rvt_load(&slot->parent_pid);
+  bool orphan = parent > 0 && rvt_kernel_state(parent, parent) == 0;
+  if (orphan || now_ns - watch->first_ns > 5000000000ll) rvt_host_reap(host, index, owner);
+}
+
+/* The watch of a slot's thread; false: the thread is gone and the slot was freed. */
+static bool watch_slot(struct rvt_host *host, int index, uint64_t owner) {
+  struct rvt_slot *slot = &host->page->slots[index];
+  struct rvt_watch *watch = &host->watch[index];
+  int pid = slot->pid, tid = slot->tid;
+  if (watch->generation == (owner >> 8) && watch->pid == pid && watch->tid == tid && watch->syscall_fd >= 0) return true;
+  rvt_kernel_unwatch(watch);
+  watch->generation = owner >> 8;
+  if (rvt_kernel_watch(watch, pid, tid)) {
+    host->threads_seen++;
+    return true;
+  }
+  if (errno == ENOENT || errno == ESRCH) rvt_host_reap(host, index, owner);
+  return false;
+}
+
+static void check_first(struct rvt_host *host, uint32_t at) {
+  int32_t index = host->scan[at];
+  memmove(&host->scan[1], &host->scan[0], at * sizeof(host->scan[0]));
+  host->scan[0] = index;
+}
+
+/* Keeps the order of checking a permutation of all slots below slots_high. */
+static void extend_scan(struct rvt_host *host) {
+  uint32_t high = rvt_load(&host->page->slots_high);
+  while (host->scan_count < high) {
+    host->scan[host->scan_count] = (int32_t)host->scan_count;
+    host->scan_count++;
+  }
+}
+
+struct first_look {
+  int count;      /* quiescent candidates in host->seen */
+  int unmarked;   /* of them with an even sequence number */
+  int actors;
+  bool busy;
+};
+
+static struct first_look look(struct rvt_host *host) {
+  struct first_look found = {0};
+  extend_scan(host);
+  for (uint32_t at = 0; at < host->scan_count; at++) {
+    int index = host->scan[at];
+    struct rvt_slot *slot = &host->page->slots[index];
+    uint64_t owner = rvt_load(&slot->owner);
+    switch (RVT_STATE(owner)) {
+      case RVT_SLOT_FREE:
+        continue;
+      case RVT_SLOT_STARTING:
+      case RVT_SLOT_SPAWNING:
+        check_starting(host, index, owner);
+        found.busy = true;
+        continue;
+      case RVT_SLOT_EXITING:
+        if (watch_slot(host, index, owner) && rvt_kernel_marked(&host->watch[index]) == RVT_KERNEL_GONE)
+          rvt_host_reap(host, index, owner);
+        else host->last_runnable_real_ns = rvt_real_ns();
+        found.busy = true;
+        continue;
+      case RVT_SLOT_ACTOR:
+        found.actors++;
+        break;
+    }
+    uint32_t seq = rvt_load(&slot->seq);
+    if (rvt_load(&slot->kick)) {
+      if (seq & 1) found.busy = true; /* fired, not answered yet */
+      if ((seq & 1) && RVT_STATE(owner) == RVT_SLOT_LIVE && watch_slot(host, index, owner)) {
+        enum rvt_kernel verdict = rvt_kernel_marked(&host->watch[index]);
+        if (verdict == RVT_KERNEL_GONE) rvt_host_reap(host, index, owner);
+        else if (verdict == RVT_KERNEL_RUNNING) host->last_runnable_real_ns = rvt_real_ns();
+      }
+      if (seq & 1) continue;
+    }
+    if (!(seq & 1)) {
+      if (RVT_STATE(owner) == RVT_SLOT_ACTOR) {
+        host->last_runnable_real_ns = rvt_real_ns();
+        found.busy = true;
+      }
+      found.unmarked++;
+    }
+    host->seen[found.count++] = (struct rvt_seen){.index = index, .seq = seq, .owner = owner};
+  }
+  return found;
+}
+
+static void note_abort(struct rvt_host *host, int index, uint64_t owner, enum rvt_kernel verdict) {
+  if (verdict == RVT_KERNEL_GONE) rvt_host_reap(host, index, owner);
+  if (verdict == RVT_KERNEL_RUNNING) host->last_runnable_real_ns = rvt_real_ns();
+  for (uint32_t at = 0; at < host->scan_count; at++)
+    if (host->scan[at] == index) {
+      check_first(host, at);
+      break;
+    }
+}
+
+/* One pass over the kernel: the threads that are marked (or not) as asked. */
+static enum rvt_kernel pass(struct rvt_host *host, int count, bool marked, bool again, int *culprit) {
+  enum rvt_kernel worst = RVT_KERNEL_BLOCKED;
+  for (int i = 0; i < count; i++) {
+    struct rvt_seen *seen = &host->seen[i];
+    if (RVT_STATE(seen->owner) == RVT_SLOT_ACTOR || (bool)(seen->seq & 1) != marked) continue;
+    *culprit = i;
+    if (!watch_slot(host, seen->index, seen->owner)) return RVT_KERNEL_GONE;
+    struct rvt_watch *watch = &host->watch[seen->index];
+    enum rvt_kernel verdict = marked ? rvt_kernel_marked(watch) : rvt_kernel_unmarked(watch, again);
+    if (verdict == RVT_KERNEL_OTHER) worst = verdict; /* go on: somebody may be running */
+    else if (verdict != RVT_KERNEL_BLOCKED) return verdict;
+  }
+  return worst;
+}
+
+/* P2: the same threads in the same waits. */
+static bool unchanged(struct rvt_host *host, int count) {
+  struct rvt_page *page = host->page;
+  int used = 0;
+  uint32_t high = rvt_load(&page->slots_high);
+  for (uint32_t i = 0; i < high; i++) used += RVT_STATE(rvt_load(&page->slots[i].owner)) != RVT_SLOT_FREE;
+  if (used != count) return false;
+  for (int i = 0; i < count; i++) {
+    struct rvt_seen *seen = &host->seen[i];
+    struct rvt_slot *slot = &page->slots[seen->index];
+    if (rvt_load(&slot->owner) != seen->owner || rvt_load(&slot->seq) != seen->seq) return false;
+    if ((seen->seq & 1) && rvt_load(&slot->kick)) return false;
+  }
+  return true;
+}
+
+static enum rvt_proof aborted(struct rvt_host *host, int culprit, enum rvt_kernel verdict) {
+  host->aborts++;
+  struct rvt_seen *seen = &host->seen[culprit];
+  note_abort(host, seen->index, seen->owner, verdict);
+  return verdict == RVT_KERNEL_OTHER ? RVT_UNCERTAIN : RVT_BUSY;
+}
+
+enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *count) {
+  struct first_look first = look(host);
+  if (first.busy) return RVT_BUSY;
+  int culprit = 0;
+  enum rvt_kernel verdict;
+  /* Unmarked threads are read before and after all others: one of them that ran in between shows in its run
+   * count, one that was woken in between shows as running. */
+  if (first.unmarked && (verdict = pass(host, first.count, false, false, &culprit)) != RVT_KERNEL_BLOCKED)
+    return aborted(host, culprit, verdict);
+  if ((verdict = pass(host, first.count, true, false, &culprit)) != RVT_KERNEL_BLOCKED)
+    return aborted(host, culprit, verdict);
+  if (rvt_kernel_softirq_busy(host)) {
+    host->aborts++;
+    host->last_runnable_real_ns = rvt_real_ns();
+    return RVT_BUSY;
+  }
+  if (first.unmarked && (verdict = pass(host, first.count, false, true, &culprit)) != RVT_KERNEL_BLOCKED)
+    return aborted(host, culprit, verdict);
+  if (!unchanged(host, first.count)) {
+    host->aborts++;
+    host->last_runnable_real_ns = rvt_real_ns();
+    return RVT_BUSY;
+  }
+  if (first.unmarked) host->slow_proofs++;
+  host->unmarked = (uint32_t)first.unmarked;
+  /* The hint is a hint: every proof puts it right. */
+  rvt_store(&host->page->running, first.unmarked);
+  rvt_store(&host->page->idle_level, first.unmarked);
+  *count = 0;
+  for (int i = 0; i < first.count; i++) {
+    struct rvt_seen *seen = &host->seen[i];
+    struct rvt_slot *slot = &host->page->slots[seen->index];
+    bool marked = seen->seq & 1;
+    views[(*count)++] = (struct rvt_view){
+        .deadline_ns = marked ? rvt_load(&slot->deadline_ns) : RVT_FOREVER_NS,
+        .order = slot->order,
+        .events = slot->events,
+        .kind = marked ? slot->kind & 0xff : 0,
+        .index = seen->index,
+    };
+  }
+  return RVT_PROVED;
+}
+
+static int thread_eventfd(struct rvt_host *host, int index) {
+  struct rvt_slot *slot = &host->page->slots[index];
+  struct rvt_watch *watch = &host->watch[index];
+  uint32_t version = rvt_load(&slot->evfd_version);
+  if (watch->evfd >= 0 && watch->evfd_version == version) return watch->evfd;
+  if (watch->evfd >= 0) close(watch->evfd);
+  int pidfd = (int)syscall(SYS_pidfd_open, slot->pid, 0);
+  watch->evfd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, slot->evfd, 0);
+  if (pidfd >= 0) close(pidfd);
+  watch->evfd_version = version;
+  return watch->evfd;
+}
+
+void rvt_fire(struct rvt_host *host, const struct rvt_view *view, uint32_t kick) {
+  struct rvt_slot *slot = &host->page->slots[view->index];
+  if (kick == RVT_KICK_FIRED) {
+    slot->fired++;
+    host->fires++;
+  }
+  bool by_eventfd = slot->kind & RVT_WAIT_EVENTFD;
+  int fd = by_eventfd ? thread_eventfd(host, view->index) : -1;
+  rvt_store(&slot->kick, kick);
+  if (by_eventfd) {
+    uint64_t one = 1;
+    if (write(fd, &one, sizeof(one)) < 0) {
+    } /* the thread is going away: the next proof sees it */
+  } else {
+    syscall(SYS_futex, &slot->kick, FUTEX_WAKE, 1, NULL, NULL, 0);
+  }
+  if (RVT_STATE(slot->owner) == RVT_SLOT_ACTOR) {
+    __atomic_add_fetch(&host->actor_wake, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, &host->actor_wake, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, NULL, NULL, 0);
+  }
+}

@@ -1,0 +1,48 @@
+/* rvt_time.h: what the virtual device sees of the clock. */
+#include "internal.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct rvt_page *rvt_page(void) { return rvt_managed() ? rvt_the_page : NULL; }
+
+bool rvt_managed(void) {
+  if (rvt_mode == RVT_MODE_UNKNOWN) rvt_init();
+  return rvt_mode == RVT_MODE_MANAGED;
+}
+
+int64_t rvt_host_ns(void) {
+  struct timespec t;
+  if (rvt_mode == RVT_MODE_UNKNOWN) rvt_init();
+  rvt_real.clock_gettime(CLOCK_MONOTONIC, &t);
+  return rvt_ns_of(&t);
+}
+
+int64_t rvt_now_ns(void) {
+  if (!rvt_managed()) return rvt_host_ns();
+  return rvt_clock_ns();
+}
+
+void rvt_wait_until_ns(int64_t t_ns, const char *what) {
+  if (!rvt_on()) return;
+  rvt_sleep_until(RVT_WAIT_DEVICE, t_ns, (uint64_t)what, false);
+  rvt_self_tls.polls = 0;
+}
+
+void rvt_poll_ns(int64_t t_ns) {
+  if (rvt_on()) rvt_busy_poll(t_ns);
+}
+
+void rvt_progress(void) {
+  if (!rvt_on()) return;
+  struct rvt_self *self = &rvt_self_tls;
+  self->polls = self->clock_polls = 0;
+  rvt_store_relaxed(&self->slot->events, self->slot->events + 1);
+}
+
+void rvt_charge_ns(int64_t cost_ns) {
+  if (rvt_mode == RVT_MODE_MANAGED && rvt_the_page->policy == RVT_POLICY_MODELLED) rvt_self_tls.pending_ns += cost_ns;
+}
+
+void rvt_internal_begin(void) { rvt_self_tls.internal++; }
+void rvt_internal_end(void) { rvt_self_tls.internal--; }

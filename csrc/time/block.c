@@ -1,0 +1,210 @@
+/* The waits. A timed wait is an untimed one plus a kick: the coordinator is the only source of time-outs. */
+#include "internal.h"
+
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <linux/futex.h>
+
+#ifndef FUTEX2_SIZE_U32
+#define FUTEX2_SIZE_U32 0x02
+#define FUTEX2_PRIVATE FUTEX_PRIVATE_FLAG
+#endif
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+struct rvt_waitv {
+  uint64_t val, uaddr;
+  uint32_t flags, reserved;
+};
+
+void rvt_block(int kind, int64_t deadline_ns, uint64_t what) {
+  struct rvt_slot *slot = rvt_self_tls.slot;
+  struct rvt_page *page = rvt_the_page;
+  slot->kind = (uint32_t)kind;
+  slot->what = what;
+  slot->since_ns = rvt_clock_ns();
+  if ((kind & 0xff) < RVT_WAIT_SPIN) {
+    slot->waits++;
+    slot->events++;
+  }
+  rvt_store_relaxed(&slot->kick, 0);
+  rvt_store_relaxed(&slot->deadline_ns, deadline_ns);
+  __atomic_store_n(&slot->seq, slot->seq + 1, __ATOMIC_SEQ_CST);
+  int left = __atomic_sub_fetch(&page->running, 1, __ATOMIC_SEQ_CST);
+  if (left <= rvt_load(&page->idle_level)) rvt_coordinator_wake();
+}
+
+uint32_t rvt_unblock(void) {
+  struct rvt_slot *slot = rvt_self_tls.slot;
+  __atomic_add_fetch(&rvt_the_page->running, 1, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&slot->seq, slot->seq + 1, __ATOMIC_SEQ_CST);
+  rvt_store_relaxed(&slot->deadline_ns, RVT_FOREVER_NS);
+  return __atomic_exchange_n(&slot->kick, 0, __ATOMIC_SEQ_CST);
+}
+
+int64_t rvt_deadline_after(int64_t delay_ns) {
+  int64_t now = rvt_clock_ns();
+  if (delay_ns <= 0) return now;
+  return delay_ns > RVT_FOREVER_NS - now ? RVT_FOREVER_NS : now + delay_ns;
+}
+
+int64_t rvt_absolute_ns(clockid_t clock, const struct timespec *t) {
+  int64_t ns = rvt_ns_of(t);
+  if (ns == RVT_FOREVER_NS) return ns;
+  if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE || clock == CLOCK_TAI)
+    ns -= rvt_the_page->realtime_offset_ns;
+  return ns;
+}
+
+static void quiet_polls(void) {
+  struct rvt_self *self = &rvt_self_tls;
+  self->polls = 0;
+  self->clock_polls = 0;
+  self->clock_spin_ns = 0;
+  self->poll_hint_ns = RVT_FOREVER_NS;
+}
+
+static int wait_kick(const struct timespec *real_limit) {
+  struct rvt_slot *slot = rvt_self_tls.slot;
+  return (int)-rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAIT, 0, (long)real_limit, 0, 0);
+}
+
+int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interruptible) {
+  rvt_settle();
+  while (rvt_clock_ns() < deadline_ns) {
+    rvt_block(kind, deadline_ns, what);
+    int error = wait_kick(NULL);
+    uint32_t kick = rvt_unblock();
+    quiet_polls();
+    if (error == EINTR && !kick && interruptible) return EINTR;
+  }
+  return 0;
+}
+
+int rvt_futex_until(int kind, uint32_t *word, uint32_t expected, bool is_private, int64_t deadline_ns) {
+  struct rvt_slot *slot = rvt_self_tls.slot;
+  rvt_settle();
+  quiet_polls();
+  for (;;) {
+    bool timed = deadline_ns != RVT_FOREVER_NS;
+    if (timed && rvt_clock_ns() >= deadline_ns) return ETIMEDOUT;
+    long result;
+    rvt_block(kind, deadline_ns, (uint64_t)word);
+    if (timed) {
+      struct rvt_waitv waits[2] = {
+          {expected, (uint64_t)word, FUTEX2_SIZE_U32 | (is_private ? FUTEX2_PRIVATE : 0), 0},
+          {0, (uint64_t)&slot->kick, FUTEX2_SIZE_U32, 0},
+      };
+      result = rvt_raw(SYS_futex_waitv, (long)waits, 2, 0, 0, CLOCK_MONOTONIC, 0);
+    } else {
+      result = rvt_raw(SYS_futex, (long)word, FUTEX_WAIT | (is_private ? FUTEX_PRIVATE_FLAG : 0), expected, 0, 0, 0);
+    }
+    uint32_t kick = rvt_unblock();
+    if (result == -ENOSYS) rvt_fail("futex_waitv is missing: Linux 5.16 or later is needed");
+    if (result == -EINTR && !kick) return EINTR;
+    if (result == 0 || __atomic_load_n(word, __ATOMIC_SEQ_CST) != expected) return 0;
+    if (result < 0 && result != -EAGAIN && result != -EINTR) return (int)-result;
+    if (timed && result == 1) continue; /* kicked: the loop looks at the clock */
+    if (result == 0) return 0;
+  }
+}
+
+static void drain(int fd) {
+  uint64_t count;
+  rvt_raw(SYS_read, fd, (long)&count, sizeof(count), 0, 0, 0);
+}
+
+static long real_ppoll(struct pollfd *fds, nfds_t count, const sigset_t *mask) {
+  return rvt_raw(SYS_ppoll, (long)fds, (long)count, 0, (long)mask, _NSIG / 8, 0);
+}
+
+#define RVT_STACK_FDS 64
+
+int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_ns, const sigset_t *mask,
+                   uint64_t what) {
+  rvt_settle();
+  quiet_polls();
+  if (deadline_ns == RVT_FOREVER_NS) {
+    rvt_block(kind, deadline_ns, what);
+    long result = real_ppoll(fds, count, mask);
+    rvt_unblock();
+    if (result >= 0) return (int)result;
+    errno = (int)-result;
+    return -1;
+  }
+  struct pollfd few[RVT_STACK_FDS + 1];
+  struct pollfd *all = few;
+  if (count > RVT_STACK_FDS && !(all = __builtin_alloca((count + 1) * sizeof(*all)))) return -1;
+  if (count) memcpy(all, fds, count * sizeof(*all));
+  for (;;) {
+    int evfd = rvt_eventfd();
+    all[count] = (struct pollfd){.fd = evfd, .events = POLLIN};
+    rvt_block(kind | RVT_WAIT_EVENTFD, deadline_ns, what);
+    long result = real_ppoll(all, count + 1, mask);
+    uint32_t kick = rvt_unblock();
+    if (result == -EINTR && !kick) {
+      errno = EINTR;
+      return -1;
+    }
+    if (result < 0 && result != -EINTR) {
+      errno = (int)-result;
+      return -1;
+    }
+    if (result >= 0 && all[count].revents) {
+      if (all[count].revents & POLLNVAL) rvt_self_tls.evfd = -1; /* the program closed all descriptors */
+      else drain(evfd);
+      result--;
+    } else if (kick) {
+      drain(evfd);
+    }
+    if (result > 0) {
+      for (nfds_t i = 0; i < count; i++) fds[i].revents = all[i].revents;
+      return (int)result;
+    }
+    if (rvt_clock_ns() >= deadline_ns) { /* ready and timed out at once: ready wins */
+      struct timespec zero = {0, 0};
+      long last = rvt_raw(SYS_ppoll, (long)fds, (long)count, (long)&zero, 0, 0, 0);
+      return last < 0 ? 0 : (int)last;
+    }
+  }
+}
+
+/* A busy-poller parks until the coordinator gives a round or its hint has come. It lets itself go after some real
+ * time, because whatever waits for the coordinator may be waited for by libc code (a fork handler joining a
+ * spinning worker). */
+static void park(int kind, int64_t deadline_ns) {
+  struct rvt_self *self = &rvt_self_tls;
+  rvt_settle();
+  self->slot->spins++;
+  struct timespec limit = {0, 20 * 1000 * 1000};
+  rvt_block(kind, deadline_ns, 0);
+  wait_kick(&limit);
+  rvt_unblock();
+}
+
+void rvt_busy_poll(int64_t hint_ns) {
+  struct rvt_self *self = &rvt_self_tls;
+  if (hint_ns < self->poll_hint_ns && hint_ns > rvt_clock_ns()) self->poll_hint_ns = hint_ns;
+  if (++self->polls < rvt_the_page->spin_polls) return;
+  int64_t deadline_ns = self->poll_hint_ns;
+  self->poll_hint_ns = RVT_FOREVER_NS;
+  park(RVT_WAIT_SPIN, deadline_ns);
+  self->polls = rvt_the_page->spin_polls / 2; /* a round is half as long as the recognition */
+}
+
+/* A loop that does nothing but read a frozen clock would never end. The step grows with the time already spun,
+ * so that a wait of any length ends at most a sixteenth late. */
+void rvt_clock_poll(void) {
+  struct rvt_self *self = &rvt_self_tls;
+  if (++self->clock_polls < rvt_the_page->clock_polls) return;
+  int64_t step_ns = self->clock_spin_ns / 16;
+  if (step_ns < 1000) step_ns = 1000;
+  if (step_ns > 10 * 1000 * 1000) step_ns = 10 * 1000 * 1000;
+  int64_t before_ns = rvt_clock_ns();
+  park(RVT_WAIT_CLOCK, before_ns + step_ns);
+  self->clock_spin_ns += rvt_clock_ns() - before_ns;
+  self->clock_polls = rvt_the_page->clock_polls - 2;
+}
+
+void rvt_settle(void) {}
