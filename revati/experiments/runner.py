@@ -10,16 +10,21 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from revati.experiments.case import Case
+from revati.experiments.emulated import EmulatedPlan
+from revati.experiments.results import read_json, write_json
 from revati.experiments.session import SessionPlan, log_tail
+from revati.experiments.statistics import load_statistics
 
 __all__ = ["EmulatedRunner", "Limits", "NativeRunner", "RunOutcome", "Runner"]
 
@@ -57,30 +62,62 @@ class Runner(Protocol):
 
 
 class NativeRunner:
-    """The host's own clock and devices."""
+    """The host's own clock and devices. `stop` ends a run from another thread."""
 
     kind = "native"
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self.stop = stop
 
     def run(self, case: Case, plan: SessionPlan, work: Path, limits: Limits) -> RunOutcome:
         plan_file = work / "session.json"
         plan.save(plan_file)
-        return supervise(session_command(plan_file), plan, work, limits)
+        return supervise(session_command(plan_file), plan, work, limits, self.stop)
 
 
 class EmulatedRunner:
-    """`revati run` around the session: server and clients on one virtual clock, with a virtual GPU."""
+    """Server and clients on one virtual clock, with virtual GPUs. `stop` ends a run from another thread."""
 
     kind = "emulated"
 
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self.stop = stop
+
     def run(self, case: Case, plan: SessionPlan, work: Path, limits: Limits) -> RunOutcome:
-        raise NotImplementedError
+        plan_file, statistics = work / "session.json", work / "statistics.json"
+        plan.save(plan_file)
+        statistics.unlink(missing_ok=True)
+        snapshots = work / "snapshots"
+        shutil.rmtree(snapshots, ignore_errors=True)
+        snapshots.mkdir()
+        device, predictor = case.data["device"], case.data["predictor"]
+        emulated = EmulatedPlan(
+            gpu=f"{device['gpu']}:{device['count']}",
+            policy=case.data["host_time"]["policy"],
+            predictor=predictor["pack"] or "auto",
+            seed=case.seed,
+            session=session_command(plan_file),
+            server=plan.server.command,
+            snapshots=str(snapshots),
+            statistics=str(statistics),
+        )
+        run_file = work / "run.json"
+        write_json(run_file, asdict(emulated))
+        command = [sys.executable, "-m", "revati.experiments.emulated", str(run_file)]
+        outcome = supervise(command, plan, work, limits, self.stop)
+        if statistics.exists():
+            raw = read_json(statistics, "statistics of a run")
+            outcome.statistics = load_statistics(raw, emulated.predictor)
+        return outcome
 
 
 def session_command(plan_file: Path) -> list[str]:
     return [sys.executable, "-m", "revati.experiments.session", str(plan_file)]
 
 
-def supervise(command: list[str], plan: SessionPlan, work: Path, limits: Limits) -> RunOutcome:
+def supervise(
+    command: list[str], plan: SessionPlan, work: Path, limits: Limits, stop: threading.Event | None = None
+) -> RunOutcome:
     """Runs the command in a process group of its own and ends it when a limit is reached; never raises for that.
 
     Ctrl-C ends the session too and gives the outcome 'interrupted', so that the partial result can be written.
@@ -106,6 +143,8 @@ def supervise(command: list[str], plan: SessionPlan, work: Path, limits: Limits)
     try:
         while child.poll() is None:
             time.sleep(_POLL_S)
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
             now = time.monotonic()
             events = read_events(events_file)
             ready = any(event["event"] == "ready" for event in events)

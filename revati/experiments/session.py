@@ -22,6 +22,7 @@ from typing import Any
 __all__ = ["ProcessPlan", "SessionPlan", "main"]
 
 _LOG_TAIL_LINES = 12
+_SNAPSHOT_CPU_NS = 3_000_000_000
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,11 @@ class _Session:
         if not self._wait_ready(server):
             return 1
         self.event("ready")
+        snapshot("load-start")
         for process in self.plan.clients:
             if not self._client(process, server):
                 return 1
+        snapshot("load-end")
         self.event("load-finished")
         self.stop_all()
         self.event("stopped", server_code=server.returncode)
@@ -143,6 +146,22 @@ class _Session:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+def snapshot(name: str) -> None:
+    """Asks the coordinator to keep its counters under this name; returns when it has.
+
+    Waits by spinning: while this thread runs, the virtual clock stands still, and the counters belong to this moment.
+    The bound is CPU time, which stays real. Without a coordinator there is nothing to ask.
+    """
+    directory = os.environ.get("REVATI_SNAPSHOTS")
+    if not directory:
+        return
+    want, done = Path(directory) / f"{name}.want", Path(directory) / f"{name}.done"
+    want.write_text("")
+    limit_ns = time.process_time_ns() + _SNAPSHOT_CPU_NS
+    while not done.exists() and time.process_time_ns() < limit_ns:
+        pass
 
 
 def log_tail(path: str) -> str:

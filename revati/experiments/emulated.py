@@ -1,0 +1,134 @@
+"""The session under emulation: a coordinator, a virtual GPU and one clock around server and clients.
+
+Run as `python -m revati.experiments.emulated RUN.json` by `runner.EmulatedRunner`, in a process of its own, so that
+whatever happens to a run leaves nothing behind in the experiment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from revati import RevatiError
+from revati.experiments.results import write_json
+
+__all__ = ["EmulatedPlan", "main"]
+
+_TIMELINE_ROWS_MAX = 2000
+
+
+@dataclass(frozen=True)
+class EmulatedPlan:
+    """One emulated session."""
+
+    gpu: str  # NAME:COUNT
+    policy: str
+    predictor: str
+    seed: int
+    session: list[str]  # command
+    server: list[str]  # command that the framework's recipe is chosen by
+    snapshots: str  # directory of snapshot requests and answers
+    statistics: str  # file for the outcome
+
+
+class _Snapshots:
+    """Answers the session's requests for the counters of the moment (see session.snapshot)."""
+
+    def __init__(self, run: Any, directory: Path) -> None:
+        self._run = run
+        self._directory = directory
+        self.taken: dict[str, dict[str, Any]] = {}
+        self.timeline: list[dict[str, Any]] = []
+        self._every = 1
+        self._looks = 0
+
+    def __call__(self) -> None:
+        self._look()
+        for request in sorted(self._directory.glob("*.want")):
+            self.taken[request.stem] = self.counters()
+            request.rename(request.with_suffix(".done"))
+
+    def _look(self) -> None:
+        """A row of the timeline; of a long run every second row is dropped again and again."""
+        self._looks += 1
+        if self._looks % self._every:
+            return
+        use = self._run.use()
+        row = {"virtual_ns": self._run.coordinator.status().virtual_ns, "gpus": len(use.gpus)}
+        self.timeline.append(row | {"family_ns": {name: value for name, value in use.family_ns.items() if value}})
+        if len(self.timeline) > _TIMELINE_ROWS_MAX:
+            self.timeline = self.timeline[::2]
+            self._every *= 2
+
+    def counters(self) -> dict[str, Any]:
+        status = self._run.coordinator.status()
+        return {
+            "use": asdict(self._run.use()),
+            "virtual_ns": status.virtual_ns,
+            "real_ns": status.real_ns,
+            "jumps": status.jumps,
+            "predictor": self._run.predictor_statistics(),
+        }
+
+
+def _coordinate(plan: EmulatedPlan) -> int:
+    from revati._catalogue import parse_gpu_option
+    from revati._environment import run_environment
+    from revati._run import Run, RunOptions, end_error, parse_predictor
+    from revati_coordinator.coordinator import signals_to
+
+    options = RunOptions(
+        gpus=parse_gpu_option(plan.gpu),
+        policy=plan.policy,
+        predictor=parse_predictor(plan.predictor),
+        seed=plan.seed,
+        command=" ".join(plan.session),
+    )
+    environment = run_environment(os.environ, plan.server, plan.seed)
+    environment["REVATI_SNAPSHOTS"] = plan.snapshots
+    with Run(options) as run:
+        snapshots = _Snapshots(run, Path(plan.snapshots))
+
+        def on_signal(number: int) -> None:
+            run.coordinator.stop(f"stopped by {signal.Signals(number).name}")
+
+        with signals_to(on_signal, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+            run.spawn(plan.session, environment)
+            run.start(environment)
+            end = run.wait(snapshots)
+        snapshots()
+        snapshots.taken["end"] = snapshots.counters()
+    statistics = {
+        "end": {"reason": end.reason, "text": end.text},
+        "snapshots": snapshots.taken,
+        "timeline": snapshots.timeline,
+    }
+    write_json(Path(plan.statistics), statistics)
+    error = end_error(end)
+    if error is not None:
+        raise error
+    return int(end.exit_code)
+
+
+def _guarded(plan: EmulatedPlan) -> int:
+    try:
+        return _coordinate(plan)
+    except RevatiError as error:
+        sys.stderr.write(f"revati: {error}\n")
+        return error.exit_code
+
+
+def main(arguments: list[str]) -> int:
+    from revati_coordinator.supervisor import supervise
+
+    plan = EmulatedPlan(**json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
+    return supervise(lambda: _guarded(plan))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,3 @@
+"""Reports of results for people."""
+
+from __future__ import annotations

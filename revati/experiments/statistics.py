@@ -1,0 +1,60 @@
+"""The coordinator's counters over the load: GPU time by operator family, coverage, clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["load_statistics"]
+
+
+def load_statistics(raw: dict[str, Any], pack: str | None) -> dict[str, Any]:
+    """Differences between the snapshots at the start and the end of the load; {} if there was no load."""
+    snapshots = raw.get("snapshots", {})
+    end = snapshots.get("load-end") or snapshots.get("end")
+    start = snapshots.get("load-start")
+    if end is None or start is None:
+        return {}
+    before, after = start["use"], end["use"]
+    families = {}
+    for name, time_ns in after["family_ns"].items():
+        grown = time_ns - before["family_ns"].get(name, 0)
+        launches = after["launches"].get(name, 0) - before["launches"].get(name, 0)
+        if grown or launches:
+            families[name] = {"time_ns": grown, "launches": launches}
+    sources = {name: value - before["source_ns"].get(name, 0) for name, value in after["source_ns"].items()}
+    total = sum(sources.values())
+    notes = []
+    uncovered = sum(sources.get(name, 0) for name in ("extrapolated", "fallback"))
+    if total and uncovered / total > 0.05:
+        notes.append(f"{uncovered / total:.0%} of the GPU time is predicted outside measured coverage")
+    unknown = after["unknown_reads"] - before["unknown_reads"]
+    if unknown:
+        notes.append(f"{unknown} reads of device memory that nothing had computed")
+    if after["unsupported_calls"]:
+        notes.append(f"{after['unsupported_calls']} calls that the virtual device lacks")
+    return {
+        "pack": pack,
+        "gpu_busy_ns": [gpu["busy_ns"] - old["busy_ns"] for gpu, old in zip(after["gpus"], before["gpus"])],
+        "gpu_peak_bytes": [gpu["peak_bytes"] for gpu in after["gpus"]],
+        "gpu_total_bytes": [gpu["total_bytes"] for gpu in after["gpus"]],
+        "families": families,
+        "coverage": {name: value / total for name, value in sources.items()} if total else {},
+        "virtual_ns": end["virtual_ns"] - start["virtual_ns"],
+        "real_ns": end["real_ns"] - start["real_ns"],
+        "jumps": end["jumps"] - start["jumps"],
+        "unknown_reads": unknown,
+        "unsupported_calls": after["unsupported_calls"],
+        "memo_misses": after["memo_misses"] - before["memo_misses"],
+        "predictor": end.get("predictor", {}),
+        "timeline": _timeline(raw, start["virtual_ns"], end["virtual_ns"]),
+        "notes": notes,
+    }
+
+
+def _timeline(raw: dict[str, Any], start_ns: int, end_ns: int) -> list[dict[str, Any]]:
+    """Looks at the counters during the load, with times after its start. Taken in real time: for drawing only."""
+    return [
+        {"time_ns": row["virtual_ns"] - start_ns, "gpus": row["gpus"], "family_ns": row["family_ns"]}
+        for row in raw.get("timeline", [])
+        if start_ns <= row["virtual_ns"] <= end_ns
+    ]
