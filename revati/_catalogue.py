@@ -71,6 +71,8 @@ def _data(name: str) -> Any:
 def _files() -> dict[str, Any]:
     folder = resources.files("revati") / "data" / "gpus"
     entries = [yaml.safe_load(p.read_text(encoding="utf-8")) for p in folder.iterdir() if p.name.endswith(".yaml")]
+    for entry in entries:
+        entry["aliases"] = [str(alias) for alias in entry["aliases"]]
     return {entry["key"]: entry for entry in sorted(entries, key=lambda e: str(e["key"]))}
 
 

@@ -126,8 +126,8 @@ class Run:
 
         socket_path = directory / "predictor.sock"
         constant = predictor.constant_ns if predictor.kind == "constant" else None
-        kind = "roofline" if constant is not None else predictor.kind
-        source = load_predictor(self.options.gpus.gpu.key, kind)
+        key = self.options.gpus.gpu.key
+        source = load_predictor(key) if predictor.kind == "auto" else load_predictor(key, "roofline")
         self._service = PredictorService(
             source, socket_path, delay_s=predictor.delay_ms / 1000, constant_ns=constant
         ).start()

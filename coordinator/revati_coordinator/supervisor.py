@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def supervise(body: Callable[[], int]) -> int:
             code = body() if os.getppid() == supervisor else 1
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
         finally:
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
@@ -114,3 +117,25 @@ def _wait(coordinator: int, handled: set[signal.Signals]) -> int:
         elif info.si_pid != 0:  # 0: from the terminal, which told the coordinator too
             with contextlib.suppress(ProcessLookupError):
                 os.kill(coordinator, info.si_signo)
+
+
+def _command(argv: list[str]) -> int:
+    """`python -m revati_coordinator.supervisor -- COMMAND`: runs a command and leaves no process of it behind."""
+    if argv[:1] == ["--"]:
+        argv = argv[1:]
+    if not argv:
+        sys.stderr.write("usage: python -m revati_coordinator.supervisor -- COMMAND ...\n")
+        return 2
+
+    def body() -> int:
+        try:
+            os.execvp(argv[0], argv)
+        except OSError as error:
+            sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
+            return 127
+
+    return supervise(body)
+
+
+if __name__ == "__main__":
+    sys.exit(_command(sys.argv[1:]))

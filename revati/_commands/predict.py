@@ -8,7 +8,10 @@ __all__ = ["add"]
 
 
 def add(subparsers: Any) -> None:
-    from revati_predictors.cli import add_packs_parser, add_predict_parser
+    try:
+        from revati_predictors.cli import add_packs_parser, add_predict_parser
+    except ImportError:
+        return
 
     add_predict_parser(subparsers)
     add_packs_parser(subparsers)
