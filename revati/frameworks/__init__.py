@@ -1,0 +1,27 @@
+"""What Revati knows about serving frameworks: launch recipes and read-only observers, and nothing else does.
+
+A recipe is the environment a framework needs on a host without a GPU, and where it says that it is ready. Observers
+are loaded by the framework itself, through its official plugin interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from revati.frameworks import vllm
+from revati.frameworks._program_env import ProgramEnvironment
+
+__all__ = ["READY_PATHS", "recipe_environment"]
+
+READY_PATHS = {"vllm": vllm.READY_PATH, "sglang": "/health_generate"}
+
+
+def recipe_environment(argv: Sequence[str]) -> dict[str, str]:
+    """Variables for `argv`: those of every framework that is installed beside the program it starts."""
+    program = ProgramEnvironment.of(argv[0]) if argv else None
+    if program is None:
+        return {}
+    variables: dict[str, str] = {}
+    if program.has("vllm"):
+        variables |= vllm.environment(program)
+    return variables
