@@ -1,0 +1,145 @@
+/* Durations: a look-up table in front of the predictor service.
+ *
+ * A key is the op without its batch; where the service said that the duration depends on the batch, the entry
+ * under that key only says so and the batch (or its token count) makes a second key. Readers take no lock: an
+ * entry is valid when its key reads the same before and after its fields.
+ */
+#define _GNU_SOURCE
+#include <string.h>
+#include <sys/mman.h>
+
+#include "device/core.h"
+
+#define SLOTS (1u << 18)
+#define WAYS 4u
+
+struct entry {
+  _Atomic uint64_t key; /* 0 = free */
+  _Atomic int64_t duration_ns;
+  _Atomic uint64_t meta; /* family | source << 16 | flags << 32 */
+};
+
+static struct entry table[SLOTS]; /* 6 MiB of zero pages until used */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t next_victim;
+
+uint64_t rvt_op_key(const struct rvt_op *op, uint64_t name_hash) {
+  uint64_t h = name_hash ^ 0xA5A5A5A5DEADBEEFull;
+  h = rvt_mix(h, (uint64_t)op->kind | (uint64_t)op->dtype << 16 | (uint64_t)op->dtype_w << 32 | (uint64_t)op->dtype_o << 48);
+  h = rvt_mix(h, op->gpu | (uint64_t)op->model << 32);
+  for (int i = 0; i < 8; i += 2) h = rvt_mix(h + (uint64_t)op->p[i] * 0x9FB21C651E98DF25ull, (uint64_t)op->p[i + 1]);
+  if (op->kind != RVT_OP_KERNEL)
+    for (int i = 8; i < RVT_OP_PARAMS; i++) h = rvt_mix(h, (uint64_t)op->p[i]);
+  return h ? h : 1;
+}
+
+static bool find(uint64_t key, struct rvt_price *out) {
+  for (uint32_t i = 0; i < WAYS; i++) {
+    struct entry *e = &table[(key + i) & (SLOTS - 1)];
+    if (atomic_load_explicit(&e->key, memory_order_acquire) != key) continue;
+    int64_t duration = atomic_load_explicit(&e->duration_ns, memory_order_relaxed);
+    uint64_t meta = atomic_load_explicit(&e->meta, memory_order_relaxed);
+    atomic_thread_fence(memory_order_acquire);
+    if (atomic_load_explicit(&e->key, memory_order_relaxed) != key) return false;
+    *out = (struct rvt_price){duration, (uint16_t)meta, (uint16_t)(meta >> 16), (uint32_t)(meta >> 32)};
+    return true;
+  }
+  return false;
+}
+
+static void put(uint64_t key, const struct rvt_price *p) {
+  pthread_mutex_lock(&lock);
+  struct entry *victim = NULL;
+  for (uint32_t i = 0; i < WAYS && !victim; i++) {
+    struct entry *e = &table[(key + i) & (SLOTS - 1)];
+    uint64_t k = atomic_load_explicit(&e->key, memory_order_relaxed);
+    if (k == 0 || k == key) victim = e;
+  }
+  if (!victim) victim = &table[(key + next_victim++ % WAYS) & (SLOTS - 1)];
+  atomic_store_explicit(&victim->key, 0, memory_order_release);
+  atomic_thread_fence(memory_order_seq_cst);
+  atomic_store_explicit(&victim->duration_ns, p->duration_ns, memory_order_relaxed);
+  atomic_store_explicit(&victim->meta, p->family | (uint64_t)p->source << 16 | (uint64_t)p->flags << 32, memory_order_relaxed);
+  atomic_store_explicit(&victim->key, key, memory_order_release);
+  pthread_mutex_unlock(&lock);
+}
+
+static uint64_t batch_key(uint64_t key, uint32_t flags, const struct rvt_batch *batch) {
+  uint64_t h = flags & RVT_PRED_NEEDS_BATCH ? rvt_mix(key, batch->hash)
+                                            : rvt_mix(key, (uint64_t)batch->tokens << 32 | batch->padded);
+  return h ? h : 1;
+}
+
+static bool look_up(uint64_t key, const struct rvt_batch *batch, struct rvt_price *out) {
+  if (!find(key, out)) return false;
+  if (!(out->flags & (RVT_PRED_NEEDS_BATCH | RVT_PRED_NEEDS_TOKENS))) return true;
+  return find(batch_key(key, out->flags, batch), out);
+}
+
+/* Without a service every op takes the constant; a graph adds nothing of its own. */
+static struct rvt_price constant_price(const struct rvt_op *op) {
+  static const uint16_t family[] = {RVT_FAM_OTHER, RVT_FAM_GEMM, RVT_FAM_COPY, RVT_FAM_COPY, RVT_FAM_COLLECTIVE, RVT_FAM_OTHER};
+  int64_t ns = op->kind == RVT_OP_GRAPH ? 0 : rvt_g.page->constant_kernel_ns;
+  return (struct rvt_price){ns, family[op->kind <= RVT_OP_GRAPH ? op->kind : 0], RVT_SRC_FALLBACK, 0};
+}
+
+static void keep(const struct rvt_priced *item, const struct rvt_prediction *p, const struct rvt_batch *batch,
+                 struct rvt_price *out) {
+  *out = (struct rvt_price){p->duration_ns, (uint16_t)(p->family % RVT_MAX_FAMILIES),
+                            (uint16_t)(p->source % RVT_MAX_SOURCES), p->flags};
+  put(item->key, out);
+  if (p->flags & (RVT_PRED_NEEDS_BATCH | RVT_PRED_NEEDS_TOKENS)) put(batch_key(item->key, p->flags, batch), out);
+}
+
+#define BATCH_MISSES 512u
+
+/* Asks the service about the items that the table does not know. */
+static void resolve_misses(struct rvt_priced **missing, uint32_t n, const struct rvt_batch *batch) {
+  static struct rvt_prediction answers[BATCH_MISSES]; /* under the predictor's own lock */
+  static pthread_mutex_t miss_lock = PTHREAD_MUTEX_INITIALIZER;
+  rvt_internal_begin();
+  pthread_mutex_lock(&miss_lock);
+  bool answered = rvt_predict((const struct rvt_priced *const *)missing, n, batch, answers);
+  for (uint32_t i = 0; i < n; i++) {
+    if (answered) keep(missing[i], &answers[i], batch, &missing[i]->price);
+    else missing[i]->price = constant_price(missing[i]->op);
+  }
+  pthread_mutex_unlock(&miss_lock);
+  rvt_internal_end();
+  __atomic_fetch_add(&rvt_g.page->memo_misses, n, __ATOMIC_RELAXED);
+}
+
+void rvt_price_many(struct rvt_priced *items, uint32_t n) {
+  const struct rvt_batch *batch = rvt_batch_current();
+  if (rvt_g.page->predictor_socket[0] == 0) {
+    for (uint32_t i = 0; i < n; i++) items[i].price = constant_price(items[i].op);
+    return;
+  }
+  struct rvt_priced *missing[BATCH_MISSES];
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    if (look_up(items[i].key, batch, &items[i].price)) continue;
+    missing[count++] = &items[i];
+    if (count == BATCH_MISSES) {
+      resolve_misses(missing, count, batch);
+      count = 0;
+    }
+  }
+  if (count) resolve_misses(missing, count, batch);
+}
+
+struct rvt_price rvt_price_op(const struct rvt_op *op, uint64_t key, const char *name) {
+  struct rvt_price price;
+  if (rvt_g.page->predictor_socket[0] == 0) return constant_price(op);
+  if (RVT_LIKELY(look_up(key, rvt_batch_current(), &price))) return price;
+  struct rvt_priced item = {.op = op, .key = key, .name = name};
+  rvt_price_many(&item, 1);
+  return item.price;
+}
+
+void rvt_account(int ordinal, const struct rvt_price *p) {
+  struct rvt_device_page *page = rvt_g.page;
+  __atomic_fetch_add(&page->time_ns[p->family][p->source], (uint64_t)p->duration_ns, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&page->launches[p->family], 1, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&page->use[rvt_dev(ordinal)->gpu].busy_ns, (uint64_t)p->duration_ns, __ATOMIC_RELAXED);
+}
