@@ -42,7 +42,8 @@ def make_builder() -> FFI:
     builder = FFI()
     headers = [name for name in HEADERS if (CSRC / "include" / name).exists()]
     builder.cdef("\n".join(declarations((CSRC / "include" / name).read_text()) for name in headers))
-    sources = sorted(str(path) for path in (CSRC / "host").glob("*.c"))
+    # setuptools wants paths relative to setup.py, which stands beside csrc/. run.c is a program of its own.
+    sources = sorted(f"csrc/host/{path.name}" for path in (CSRC / "host").glob("*.c") if path.name != "run.c")
     builder.set_source(
         "revati_coordinator._host",
         "".join(f'#include "{name}"\n' for name in headers),

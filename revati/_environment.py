@@ -47,22 +47,16 @@ def _link_names(folder: Path, library: Path) -> None:
         temporary.replace(link)
 
 
-def run_environment(base: Mapping[str, str], argv: Sequence[str], seed: int = 0) -> dict[str, str]:
-    """`base` with what an emulated `argv` needs; what the user set stays. LD_PRELOAD and the page come at the spawn.
-
-    `seed` is the token oracle's.
-    """
-    try:
-        from revati.frameworks import recipe_environment
-    except ImportError:
-        recipe_environment = lambda argv: {}
+def run_environment(base: Mapping[str, str], argv: Sequence[str]) -> dict[str, str]:
+    """`base` with what an emulated `argv` needs; what the user set stays. LD_PRELOAD and the page come at the spawn."""
+    from revati.frameworks import recipe_environment
 
     folder = str(driver_name_directory())
     env = dict(base)
     old = env.get("LD_LIBRARY_PATH")
     env["LD_LIBRARY_PATH"] = f"{folder}:{old}" if old else folder
     env["TRITON_LIBCUDA_PATH"] = folder
-    defaults = {name: "1" for name in ONE_THREAD} | {"PYTHONHASHSEED": "0", "REVATI_SEED": str(seed)}
+    defaults = {name: "1" for name in ONE_THREAD} | {"PYTHONHASHSEED": "0"}
     for name, value in {**defaults, **recipe_environment(argv)}.items():
         env.setdefault(name, value)
     return env

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from revati._catalogue import GpuSet, fill_device_page
+from revati._environment import run_environment
 from revati._errors import DeadlockError, HostError, RunError, UsageError
 from revati._hostcheck import check_host, preload_library
 from revati_coordinator.coordinator import Coordinator
@@ -60,6 +61,7 @@ class RunOptions:
     policy: str = "free"
     predictor: Predictor = field(default_factory=lambda: Predictor("auto"))
     seed: int = 0
+    oracle: Path | None = None
     command: str = ""
     listen_port: int | None = None
     limit_virtual_s: float | None = None
@@ -80,8 +82,9 @@ class Run:
     """A started coordinator with its predictor. Use as a context manager.
 
     with Run(options) as run:
-        run.spawn(["vllm", "serve", ...], environment)
-        run.start(environment)
+        argv = ["/path/to/vllm", "serve", ...]
+        run.spawn(argv, run.environment(argv))
+        run.start()
         end = run.wait()
     """
 
@@ -90,6 +93,7 @@ class Run:
         check_host()
         self.options = options
         self._service: Any = None
+        self._oracle: Path | None = None
         limit_virtual, limit_real = options.limit_virtual_s, options.limit_real_s
         host_options = HostOptions(
             preload=str(preload_library()),
@@ -118,6 +122,7 @@ class Run:
 
     def _fill(self, page: Any, directory: Path) -> None:
         fill_device_page(page, self.options.gpus, abi_version())
+        self._write_oracle(directory)
         predictor = self.options.predictor
         page.constant_kernel_ns = predictor.constant_ns
         if predictor.kind == "constant" and not predictor.delay_ms:
@@ -139,6 +144,25 @@ class Run:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def environment(self, argv: Sequence[str], base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What `argv` needs to run here, on top of `base` (default: this process's environment)."""
+        return {**run_environment(os.environ if base is None else base, argv), **self._own_variables()}
+
+    def _own_variables(self) -> dict[str, str]:
+        return {"REVATI_ORACLE": str(self._oracle)} if self._oracle is not None else {}
+
+    def _write_oracle(self, directory: Path) -> None:
+        """The token oracle's configuration: the user's file with the run's seed in front."""
+        seed, oracle = self.options.seed, self.options.oracle
+        if not seed and oracle is None:
+            return
+        try:
+            text = oracle.read_text(encoding="utf-8") if oracle is not None else ""
+        except OSError as error:
+            raise UsageError(f"--oracle {oracle}: {error.strerror}") from error
+        self._oracle = directory / "oracle.conf"
+        self._oracle.write_text(f"seed {seed}\n{text}", encoding="utf-8")
+
     def spawn(
         self,
         argv: Sequence[str],
@@ -153,11 +177,10 @@ class Run:
         except CoordinatorError as error:
             raise RunError(f"{shlex.join(argv[:1])} could not be started: {error}") from error
 
-    def start(self, environment: Mapping[str, str]) -> None:
-        """Starts the clock. Commands that join later get the run's own variables from `environment`."""
-        shared = ("LD_LIBRARY_PATH", "TRITON_LIBCUDA_PATH")
+    def start(self) -> None:
+        """Starts the clock and the services; commands that join later get the run's own variables."""
         try:
-            self.coordinator.start({name: environment[name] for name in shared if name in environment})
+            self.coordinator.start(self._own_variables())
         except CoordinatorError as error:
             raise HostError(str(error)) from error
 

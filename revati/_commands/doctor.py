@@ -33,11 +33,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _test_run() -> bool:
     """One virtual hour of sleep: takes no time when the clock works."""
-    import os
     import shutil
 
     from revati._catalogue import parse_gpu_option
-    from revati._environment import run_environment
     from revati._run import Predictor, Run, RunOptions, end_error
 
     sleep = shutil.which("sleep")
@@ -47,9 +45,8 @@ def _test_run() -> bool:
     options = RunOptions(parse_gpu_option("h100-sxm"), predictor=Predictor("constant"), limit_real_s=20.0)
     with Run(options) as run:
         argv = [sleep, "3600"]
-        environment = run_environment(os.environ, argv)
-        run.spawn(argv, environment)
-        run.start(environment)
+        run.spawn(argv, run.environment(argv))
+        run.start()
         end = run.wait()
     error = end_error(end)
     good = error is None and end.exit_code == 0 and end.virtual_ns >= 3600 * 10**9

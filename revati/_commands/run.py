@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from revati._catalogue import parse_gpu_option
@@ -47,6 +48,7 @@ def add_run_options(parser: Any) -> None:
     parser.add_argument("--predictor-delay-ms", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--host-ratio", type=float, default=1.0, metavar="R", help="policy measured: target CPU time per host CPU time")
     parser.add_argument("--seed", type=int, default=0, help="seed of the token oracle")
+    parser.add_argument("--oracle", type=Path, metavar="FILE", help="what requests answer (docs/cli.md, token oracle)")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -92,7 +94,6 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Runs `argv` to its end and prints the summary; returns the exit code."""
     import dataclasses
 
-    from revati._environment import run_environment
     from revati._run import Run, RunOptions, end_error, parse_predictor
     from revati_coordinator.coordinator import signals_to
 
@@ -102,6 +103,7 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         policy=arguments.policy,
         predictor=predictor,
         seed=arguments.seed,
+        oracle=arguments.oracle,
         command=shlex.join(argv),
         listen_port=arguments.listen,
         limit_real_s=arguments.limit,
@@ -109,12 +111,11 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         host_ratio=arguments.host_ratio,
         trace=arguments.trace,
     )
-    environment = run_environment(os.environ, argv, arguments.seed)
     with Run(options) as run:
         interrupts = Interrupts(run)
         with signals_to(interrupts, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)):
-            run.spawn(argv, environment)
-            run.start(environment)
+            run.spawn(argv, run.environment(argv))
+            run.start()
             end = run.wait()
         use, status = run.use(), run.coordinator.status()
     error = end_error(end)

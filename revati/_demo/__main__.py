@@ -73,6 +73,7 @@ def demo(arguments: argparse.Namespace) -> int:
         policy=arguments.policy,
         predictor=predictor,
         seed=arguments.seed,
+        oracle=arguments.oracle,
         command="demo",
         host_ratio=arguments.host_ratio,
         idle_is_legal=True,

@@ -17,7 +17,6 @@ from typing import Any
 from revati._demo.phases import LogFollower, Progress
 from revati._demo.results import build_result, request_records
 from revati._demo.view import View
-from revati._environment import run_environment
 from revati._errors import RunError
 from revati._program import find_program
 from revati._run import Run, RunOptions, end_error
@@ -96,14 +95,13 @@ class _Play:
 
     def play(self, server: Sequence[str], client: Sequence[str], result_file: Path) -> dict[str, Any]:
         work = self._scenario.work
-        environment = run_environment(os.environ, server, self._scenario.options.seed)
         server_log, client_log = work / "server.log", work / "client.log"
         began = time.monotonic()
-        server_pid = self._spawn(server, environment, server_log)
-        self._run.start(environment)
+        server_pid = self._spawn(server, server_log)
+        self._run.start()
         self._until_ready(server_pid, server_log, began)
         ready_s = time.monotonic() - began
-        client_pid = self._spawn(client, run_environment(os.environ, client, self._scenario.options.seed), client_log)
+        client_pid = self._spawn(client, client_log)
         code, before = self._until_served(client_pid, client_log, server_pid, server_log)
         after = self._run.use()
         if code != 0 or not result_file.exists():
@@ -124,11 +122,11 @@ class _Play:
             },
         }
 
-    def _spawn(self, argv: Sequence[str], environment: dict[str, str], log: Path) -> int:
+    def _spawn(self, argv: Sequence[str], log: Path) -> int:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
-            return self._run.spawn(argv, environment, None, (nothing, out, out), main=False)
+            return self._run.spawn(argv, self._run.environment(argv), None, (nothing, out, out), main=False)
         finally:
             os.close(out)
             os.close(nothing)
