@@ -71,7 +71,7 @@ static int make_page(struct rvt_host *host) {
   page->charge_ppm = o->charge_ppm;
   page->idle_stretch = o->idle_stretch;
   page->spin_polls = o->spin_polls;
-  page->clock_polls = 2000;
+  page->clock_polls = 100000; /* torch reads the clock some 10000 times while it is imported */
   page->trace = o->trace;
   snprintf(page->idle_timers, sizeof(page->idle_timers), "%s", o->idle_timers);
   if (o->preload && strlen(o->preload) >= sizeof(page->preload)) return rvt_host_fail("the path of the preload library is too long");

@@ -55,6 +55,11 @@ static bool waits(long number) {
     case SYS_rt_sigtimedwait:
     case SYS_rt_sigsuspend:
     case SYS_restart_syscall:
+    case SYS_flock:
+    case SYS_fcntl: /* F_SETLKW; nothing else of it sleeps */
+    case SYS_semop:
+    case SYS_msgrcv:
+    case SYS_msgsnd:
 #ifdef SYS_poll
     case SYS_poll:
     case SYS_select:

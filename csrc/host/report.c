@@ -80,7 +80,7 @@ static bool describe(struct rvt_host *host, int index, struct rvt_host_thread *o
   if (slot->pid > 0) rvt_kernel_name(slot->pid, slot->pid, out->process, sizeof(out->process));
   if (slot->tid > 0) rvt_kernel_name(slot->pid, slot->tid, out->thread, sizeof(out->thread));
   if (state == RVT_SLOT_ACTOR) snprintf(out->process, sizeof(out->process), "actor %d", index);
-  if (out->state == 0) snprintf(out->wait, sizeof(out->wait), "starting");
+  if (out->state == 0) snprintf(out->wait, sizeof(out->wait), "started without the preload library (static or setuid?), or loading it");
   else if (out->state == 4) snprintf(out->wait, sizeof(out->wait), "ending");
   else if (seq & 1) words(host, slot, out->wait, sizeof(out->wait));
   else if (slot->tid > 0) {

@@ -46,6 +46,7 @@ extern struct rvt_reals rvt_real;
 enum rvt_mode { RVT_MODE_UNKNOWN = 0, RVT_MODE_STARTING = 1, RVT_MODE_INERT = 2, RVT_MODE_MANAGED = 3 };
 extern int rvt_mode;
 extern struct rvt_page *rvt_the_page;
+extern char rvt_page_path[100]; /* kept: a program may clear its environment */
 extern int rvt_pid; /* of this process; another value from the kernel means: child of vfork */
 
 /* What a thread knows of itself. */

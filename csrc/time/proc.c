@@ -50,7 +50,7 @@ static char *const *complete_env(char *const *env, char **room, size_t rooms, ch
 #define RVT_COMPLETE(env)                                                                        \
   char *room_[RVT_ENV_ROOM];                                                                     \
   char page_var_[128], preload_var_[PATH_MAX];                                                   \
-  snprintf(page_var_, sizeof(page_var_), "REVATI_PAGE=%s", getenv("REVATI_PAGE") ?: "");          \
+  snprintf(page_var_, sizeof(page_var_), "REVATI_PAGE=%s", rvt_page_path);                        \
   (env) = (char *const *)complete_env((env), room_, RVT_ENV_ROOM, page_var_, preload_var_);
 
 /* Before exec: a slot that stays "starting" under this pid until the new program's constructor claims it. */

@@ -17,6 +17,7 @@ struct rvt_reals rvt_real;
 int rvt_mode;
 struct rvt_page *rvt_the_page;
 int rvt_pid;
+char rvt_page_path[100];
 __thread struct rvt_self rvt_self_tls;
 
 #define RVT_EXIT_BROKEN 70
@@ -140,6 +141,8 @@ void rvt_init(void) {
     rvt_mode = RVT_MODE_INERT;
     return;
   }
+  if (strlen(path) >= sizeof(rvt_page_path)) rvt_fail("REVATI_PAGE is too long");
+  strcpy(rvt_page_path, path);
   map_page(path);
   rvt_pid = (int)rvt_raw(SYS_getpid, 0, 0, 0, 0, 0, 0);
   /* Needed where Yama restricts ptrace access to descendants: the coordinator reads our threads' states. */
