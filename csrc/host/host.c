@@ -178,10 +178,16 @@ struct rvt_slot *rvt_host_slot(struct rvt_host *host, enum rvt_slot_state state,
   return NULL;
 }
 
-/* Gives back what a dead process held on the virtual GPUs. */
-static void release_gpus(struct rvt_host *host, int pid) {
+/* Gives back what a dead process held on the virtual GPUs, and its timers. */
+static void release_process(struct rvt_host *host, int pid) {
   char state = rvt_kernel_state(pid, pid);
   if (state != 0 && state != 'Z' && state != 'X') return;
+  for (uint32_t i = 0; i < rvt_load(&host->page->timers_high); i++) {
+    struct rvt_timer *timer = &host->page->timers[i];
+    if (timer->pid != pid || rvt_load(&timer->kind) == RVT_TIMER_FREE) continue;
+    rvt_store(&timer->deadline_ns, RVT_FOREVER_NS);
+    rvt_store(&timer->kind, RVT_TIMER_FREE);
+  }
   struct rvt_device_page *device = &host->page->device;
   for (int i = 0; i < RVT_MAX_GPU_CLIENTS; i++) {
     struct rvt_gpu_client *client = &device->clients[i];
@@ -202,7 +208,7 @@ bool rvt_host_reap(struct rvt_host *host, int index, uint64_t owner) {
   if (!(seq & 1)) __atomic_sub_fetch(&host->page->running, 1, __ATOMIC_SEQ_CST);
   rvt_kernel_unwatch(&host->watch[index]);
   if ((uint32_t)index < rvt_load(&host->page->slots_hint)) rvt_store(&host->page->slots_hint, (uint32_t)index);
-  if (pid > 0) release_gpus(host, pid);
+  if (pid > 0) release_process(host, pid);
   return true;
 }
 
@@ -281,7 +287,7 @@ static void set_clock(struct rvt_host *host, int64_t now_ns) {
 
 /* Everything is proved to wait: one step of the core. */
 static void step(struct rvt_host *host, const struct rvt_view *views, int count) {
-  static int picks[RVT_MAX_SLOTS];
+  static int picks[RVT_MAX_SLOTS + RVT_MAX_TIMERS];
   int picked;
   int64_t cap_ns = host->run_to_ns;
   int64_t real_ns = rvt_real_ns();
@@ -303,10 +309,7 @@ static void step(struct rvt_host *host, const struct rvt_view *views, int count)
   if (step == RVT_STEP_ROUND) host->rounds++;
   if (host->steps && step == RVT_STEP_FIRE && --host->steps == 0) host->paused = true;
   for (int i = 0; i < picked; i++) {
-    if (host->options.trace)
-      fprintf(stderr, "revati: %.6f %s pid %d tid %d\n", (double)(host->core.now_ns - host->start_ns) / 1e9,
-              step == RVT_STEP_FIRE ? "fires" : "round", host->page->slots[views[picks[i]].index].pid,
-              host->page->slots[views[picks[i]].index].tid);
+    if (host->options.trace) rvt_trace(host, &views[picks[i]], step == RVT_STEP_FIRE ? "fires" : "round");
     rvt_fire(host, &views[picks[i]], step == RVT_STEP_FIRE ? RVT_KICK_FIRED : RVT_KICK_ROUND);
   }
 }
@@ -366,7 +369,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
   memset(end, 0, offsetof(struct rvt_host_end, text) + 1);
   end->exit_code = -1;
   prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* short sleeps are short */
-  static struct rvt_view views[RVT_MAX_SLOTS];
+  static struct rvt_view views[RVT_MAX_SLOTS + RVT_MAX_TIMERS];
   int64_t main_ended_ns = 0, checked_ns = 0;
   host->last_jump_real_ns = host->last_runnable_real_ns = rvt_real_ns();
   for (;;) {

@@ -134,6 +134,7 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
 void rvt_fire(struct rvt_host *host, const struct rvt_view *view, uint32_t kick);
 
 /* report.c */
+void rvt_trace(struct rvt_host *host, const struct rvt_view *view, const char *what);
 void rvt_report(struct rvt_host *host, char *text, size_t bytes);
 
 #endif

@@ -165,6 +165,20 @@ static enum rvt_proof aborted(struct rvt_host *host, int culprit, enum rvt_kerne
   return verdict == RVT_KERNEL_OTHER ? RVT_UNCERTAIN : RVT_BUSY;
 }
 
+/* Armed timers are waits without a thread; their index follows the slots'. */
+static void add_timers(struct rvt_host *host, struct rvt_view *views, int *count) {
+  struct rvt_page *page = host->page;
+  uint32_t high = rvt_load(&page->timers_high);
+  for (uint32_t i = 0; i < high; i++) {
+    struct rvt_timer *timer = &page->timers[i];
+    uint32_t kind = rvt_load(&timer->kind);
+    int64_t deadline_ns = rvt_load(&timer->deadline_ns);
+    if ((kind != RVT_TIMER_SIGNAL && kind != RVT_TIMER_FD) || deadline_ns == RVT_FOREVER_NS) continue;
+    views[(*count)++] = (struct rvt_view){
+        .deadline_ns = deadline_ns, .order = timer->order, .kind = RVT_WAIT_SLEEP, .index = (int32_t)(RVT_MAX_SLOTS + i)};
+  }
+}
+
 enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *count) {
   struct first_look first = look(host);
   if (first.busy) return RVT_BUSY;
@@ -206,6 +220,7 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
         .index = seen->index,
     };
   }
+  add_timers(host, views, count);
   return RVT_PROVED;
 }
 
@@ -222,7 +237,38 @@ static int thread_eventfd(struct rvt_host *host, int index) {
   return watch->evfd;
 }
 
+/* The signal or the descriptor makes a thread runnable inside our call, as any other event does. */
+static void fire_timer(struct rvt_host *host, struct rvt_timer *timer) {
+  host->fires++;
+  int64_t now_ns = host->core.now_ns;
+  int64_t next_ns = timer->interval_ns > 0 ? timer->deadline_ns + timer->interval_ns : RVT_FOREVER_NS;
+  rvt_store(&timer->deadline_ns, next_ns < now_ns ? now_ns : next_ns);
+  if (timer->kind == RVT_TIMER_FD) {
+    int pidfd = (int)syscall(SYS_pidfd_open, timer->pid, 0);
+    int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, timer->fd, 0);
+    uint64_t one = 1;
+    bool lost = fd < 0 || write(fd, &one, sizeof(one)) != sizeof(one);
+    if (fd >= 0) close(fd);
+    if (pidfd >= 0) close(pidfd);
+    if (lost) rvt_store(&timer->deadline_ns, RVT_FOREVER_NS);
+    return;
+  }
+  if (!timer->signo) return;
+  siginfo_t info = {.si_signo = timer->signo, .si_code = SI_TIMER};
+  info.si_value.sival_ptr = (void *)timer->value;
+  long failed = timer->tid ? syscall(SYS_rt_tgsigqueueinfo, timer->pid, timer->tid, timer->signo, &info)
+                           : syscall(SYS_rt_sigqueueinfo, timer->pid, timer->signo, &info);
+  if (failed && errno == ESRCH) { /* its process is gone */
+    rvt_store(&timer->deadline_ns, RVT_FOREVER_NS);
+    rvt_store(&timer->kind, RVT_TIMER_FREE);
+  }
+}
+
 void rvt_fire(struct rvt_host *host, const struct rvt_view *view, uint32_t kick) {
+  if (view->index >= RVT_MAX_SLOTS) {
+    fire_timer(host, &host->page->timers[view->index - RVT_MAX_SLOTS]);
+    return;
+  }
   struct rvt_slot *slot = &host->page->slots[view->index];
   if (kick == RVT_KICK_FIRED) {
     slot->fired++;

@@ -147,3 +147,13 @@ void rvt_host_status_get(rvt_host *host, struct rvt_host_status *status) {
     status->spinning += (seq & 1) && (slot->kind & 0xff) == RVT_WAIT_SPIN;
   }
 }
+
+void rvt_trace(struct rvt_host *host, const struct rvt_view *view, const char *what) {
+  double at_s = (double)(host->core.now_ns - host->start_ns) / 1e9;
+  struct rvt_host_thread one;
+  if (view->index >= RVT_MAX_SLOTS)
+    fprintf(stderr, "revati: %.6f %s timer of pid %d\n", at_s, what, host->page->timers[view->index - RVT_MAX_SLOTS].pid);
+  else if (describe(host, view->index, &one))
+    fprintf(stderr, "revati: %.6f %s %s/%s (pid %d tid %d): %s\n", at_s, what, one.process, one.thread, one.pid, one.tid,
+            one.wait);
+}

@@ -56,7 +56,7 @@ enum rvt_wait_kind {
   RVT_WAIT_EVENTFD = 0x100,
 };
 
-enum rvt_kick { RVT_KICK_NONE = 0, RVT_KICK_FIRED = 1, RVT_KICK_ROUND = 2 };
+enum rvt_kick { RVT_KICK_NONE = 0, RVT_KICK_FIRED = 1, RVT_KICK_ROUND = 2, RVT_KICK_SIGNAL = 3 /* by the thread itself */ };
 
 enum rvt_policy { RVT_POLICY_FREE = 0, RVT_POLICY_MODELLED = 1, RVT_POLICY_MEASURED = 2 };
 

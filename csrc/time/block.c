@@ -43,6 +43,21 @@ uint32_t rvt_unblock(void) {
   return __atomic_exchange_n(&slot->kick, 0, __ATOMIC_SEQ_CST);
 }
 
+/* After a signal handler: the interrupted wait goes on. A kick that came before the handler is not lost. Sleeps
+ * and other timed futex waits end with EINTR as they do natively, even where the kernel restarts the call. */
+void rvt_reblock(uint32_t kind, uint32_t kick) {
+  struct rvt_slot *slot = rvt_self_tls.slot;
+  if (!kick && !(kind & RVT_WAIT_EVENTFD) && slot->deadline_ns != RVT_FOREVER_NS) kick = RVT_KICK_SIGNAL;
+  rvt_store(&slot->kick, kick);
+  __atomic_store_n(&slot->seq, slot->seq + 1, __ATOMIC_SEQ_CST);
+  if (kick && (kind & RVT_WAIT_EVENTFD)) {
+    uint64_t one = 1;
+    rvt_raw(SYS_write, rvt_self_tls.evfd, (long)&one, sizeof(one), 0, 0, 0);
+  }
+  int left = __atomic_sub_fetch(&rvt_the_page->running, 1, __ATOMIC_SEQ_CST);
+  if (left <= rvt_load(&rvt_the_page->idle_level)) rvt_coordinator_wake();
+}
+
 int64_t rvt_deadline_after(int64_t delay_ns) {
   int64_t now = rvt_clock_ns();
   if (delay_ns <= 0) return now;
@@ -77,7 +92,7 @@ int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interrupt
     int error = wait_kick(NULL);
     uint32_t kick = rvt_unblock();
     quiet_polls();
-    if (error == EINTR && !kick && interruptible) return EINTR;
+    if (((error == EINTR && !kick) || kick == RVT_KICK_SIGNAL) && interruptible) return EINTR;
   }
   return 0;
 }
@@ -102,7 +117,7 @@ int rvt_futex_until(int kind, uint32_t *word, uint32_t expected, bool is_private
     }
     uint32_t kick = rvt_unblock();
     if (result == -ENOSYS) rvt_fail("futex_waitv is missing: Linux 5.16 or later is needed");
-    if (result == -EINTR && !kick) return EINTR;
+    if ((result == -EINTR && !kick) || kick == RVT_KICK_SIGNAL) return EINTR;
     if (result == 0 || __atomic_load_n(word, __ATOMIC_SEQ_CST) != expected) return 0;
     if (result < 0 && result != -EAGAIN && result != -EINTR) return (int)-result;
     if (timed && result == 1) continue; /* kicked: the loop looks at the clock */

@@ -105,6 +105,7 @@ struct rvt_wait {
 };
 void rvt_block(int kind, int64_t deadline_ns, uint64_t what);
 uint32_t rvt_unblock(void); /* -> enum rvt_kick that arrived */
+void rvt_reblock(uint32_t kind, uint32_t kick);
 void rvt_settle(void);      /* sleeps off what the host-time policy has charged */
 static inline void rvt_effect(void) {
   struct rvt_self *self = &rvt_self_tls;
@@ -141,5 +142,7 @@ int64_t rvt_absolute_ns(clockid_t clock, const struct timespec *t);
 void rvt_zmq_check(void); /* patches libzmq's cycle counter when it has been loaded */
 bool rvt_idle_timer(const void *caller, int64_t delay_ns);
 bool rvt_vforked(void);
+void rvt_timer_closed(int fd);
+extern uint64_t rvt_signal_info; /* signals whose handler takes three arguments */
 
 #endif

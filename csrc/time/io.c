@@ -269,6 +269,7 @@ RVT_EXPORT int close(int fd) {
   if (rvt_mode == RVT_MODE_UNKNOWN) return (int)finish(rvt_raw(SYS_close, fd, 0, 0, 0, 0, 0));
   struct limits *table = rvt_load(&limits);
   if (RVT_UNLIKELY(table != NULL) && fd >= 0 && fd < RVT_LIMIT_FDS) table[fd] = (struct limits){0, 0};
+  rvt_timer_closed(fd);
   if (rvt_on()) rvt_effect(); /* the other end of a pipe or socket sees it */
   return rvt_real.close(fd);
 }

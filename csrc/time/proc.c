@@ -280,25 +280,3 @@ RVT_EXPORT void _exit(int code) {
   for (;;) rvt_raw(SYS_exit_group, code, 0, 0, 0, 0, 0);
 }
 RVT_EXPORT void _Exit(int code) { _exit(code); }
-
-/* Waits for signals. */
-RVT_EXPORT int pause(void) {
-  if (!rvt_on()) return rvt_real.pause();
-  rvt_effect();
-  rvt_block(RVT_WAIT_SIGNAL, RVT_FOREVER_NS, 0);
-  rvt_real.pause();
-  rvt_unblock();
-  errno = EINTR;
-  return -1;
-}
-
-RVT_EXPORT int sigsuspend(const sigset_t *mask) {
-  if (!rvt_on()) return rvt_real.sigsuspend(mask);
-  rvt_effect();
-  rvt_block(RVT_WAIT_SIGNAL, RVT_FOREVER_NS, 0);
-  rvt_real.sigsuspend(mask);
-  int error = errno;
-  rvt_unblock();
-  errno = error;
-  return -1;
-}
