@@ -14,7 +14,7 @@ from revati import RunError, __version__
 from revati.experiments import launch
 from revati.experiments.case import Case
 from revati.experiments.drivers.client import ClientPlan
-from revati.experiments.drivers.external import client_command, read_report
+from revati.experiments.drivers.external import DriverReport, client_command, read_report
 from revati.experiments.drivers.records import RequestRecord, read_records
 from revati.experiments.metrics import compute, gpu_metrics, server_metrics
 from revati.experiments.results import EMBEDDED_REQUESTS_MAX, RESULT_VERSION, write_json
@@ -90,12 +90,11 @@ def _served_name(case: Case) -> str:
 
 def collect(case: Case, out: Path, outcome: RunOutcome, kind: str) -> dict[str, Any]:
     """The result from what a run left in its directory, complete or not."""
-    report: dict[str, Any] = {}
-    if case.workload["driver"] == "revati":
-        requests_file = out / "requests.jsonl"
-    else:
-        report, requests_file = read_report(case, out)
-    metrics = compute(case, read_records(requests_file))
+    report = DriverReport({}, out / "requests.jsonl")
+    if case.workload["driver"] != "revati":
+        report = read_report(case, out)
+    requests_file = report.requests_file
+    metrics = compute(case, read_records(requests_file), report.duration_ns)
     samples = _samples(out / "samples.jsonl")
     metrics |= server_metrics(samples)
     metrics |= gpu_metrics(case, outcome.statistics, metrics["duration_s"], metrics.get("tokens.output", 0))
@@ -125,7 +124,7 @@ def collect(case: Case, out: Path, outcome: RunOutcome, kind: str) -> dict[str, 
         "samples": samples,
         "requests": sorted_records(requests_file) if embedded else [],
         "requests_file": None if embedded else requests_file.name,
-        "driver_report": report,
+        "driver_report": report.summary,
         "notes": notes(case, metrics, outcome, requests_file),
     }
 

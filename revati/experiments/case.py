@@ -300,6 +300,7 @@ CASE_FORM = Object(
                 ),
                 "classes": Mapping("name: class of requests", item=_CLASS, default={}, key_pattern=_NAME),
                 "args": Items("more arguments for an external driver, verbatim", default=[]),
+                "executable": Text("program of an external driver (default: found on PATH)"),
             },
         ),
         "slo": Object("targets for goodput; a class can have its own", fields=_SLO_FIELDS),

@@ -271,7 +271,7 @@ def text_report(results: list[dict[str, Any]], names: list[str]) -> str:
     for metric in summary_metrics(results):
         row = [metric, shown(first["metrics"].get(metric))]
         for other in results[1:]:
-            change = changes({metric: first["metrics"].get(metric)}, {metric: other["metrics"].get(metric)})[0]  # type: ignore[dict-item]
+            change = _one_change(metric, first, other)
             relative = f" {change.relative:+.1%}" if change.relative is not None and change.verdict != "same" else ""
             row.append(shown(change.new) + relative)
         rows.append(row)
@@ -302,3 +302,8 @@ def request_changes(old: dict[str, Any], new: dict[str, Any], count: int = 5) ->
 
 def _bullets(rows: list[str]) -> str:
     return "\n".join(f"  - {row}" for row in rows)
+
+
+def _one_change(metric: str, first: dict[str, Any], other: dict[str, Any]) -> Change:
+    pair = [{metric: item["metrics"][metric]} if metric in item["metrics"] else {} for item in (first, other)]
+    return next(iter(changes(*pair)), Change(metric, None, None, "same"))

@@ -88,7 +88,7 @@ class _Group:
             self.values[name].add(value)
         worst_ms = 0.0
         times = record.token_ns
-        for before, after in pairwise(times):
+        for before, after in pairwise(times if not record.coarse else ()):
             gap_ms = (after - before) / _MS
             worst_ms = max(worst_ms, gap_ms)
             self.values["itl_ms"].add(gap_ms)
@@ -102,7 +102,7 @@ class _Group:
             )
         )
         ttft_ms, tbt_ms = self.slo["ttft_ms"], self.slo["tpot_ms"]
-        if ttft_ms is not None and tbt_ms is not None:
+        if ttft_ms is not None and tbt_ms is not None and not record.coarse:
             due = deadlines(record, round(ttft_ms * _MS), max(1, round(tbt_ms * _MS)))
             self.missed += due.missed
             self.deadlines += due.total
@@ -150,8 +150,11 @@ def request_latencies(record: RequestRecord) -> dict[str, float]:
     return result
 
 
-def compute(case: Case, records: Iterable[RequestRecord]) -> dict[str, float]:
-    """Client-side metrics of all requests and of each class; the records are read once."""
+def compute(case: Case, records: Iterable[RequestRecord], duration_ns: int | None = None) -> dict[str, float]:
+    """Client-side metrics of all requests and of each class; the records are read once.
+
+    The duration is the end of the last request unless the driver says it, because its records lack start times.
+    """
     whole = _Group(dict(case.data["slo"]))
     groups = {
         name: _Group(dict(section["slo"] or case.data["slo"])) for name, section in case.workload["classes"].items()
@@ -164,7 +167,7 @@ def compute(case: Case, records: Iterable[RequestRecord]) -> dict[str, float]:
         # The whole is judged by each request's own class: goodput of a mix is the sum of its classes.
         whole.slo = group.slo
         whole.add(record)
-    duration_s = end_ns / 1e9
+    duration_s = (end_ns if duration_ns is None else duration_ns) / 1e9
     result = {"duration_s": duration_s} | whole.metrics(duration_s)
     if len(groups) > 1:
         for name, group in groups.items():

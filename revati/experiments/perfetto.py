@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 __all__ = ["trace_events"]
@@ -82,7 +83,7 @@ def _gpu(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Share of time by operator family between two looks at the counters."""
     looks = result["statistics"].get("timeline") or []
     events = []
-    for before, after in zip(looks, looks[1:]):
+    for before, after in itertools.pairwise(looks):
         span = (after["time_ns"] - before["time_ns"]) * max(1, after["gpus"])
         if span > 0:
             shares = {

@@ -154,12 +154,14 @@ def make_app(options: argparse.Namespace) -> web.Application:
                 choice["text"] = text
                 if body.get("return_token_ids"):
                     choice["token_ids"] = [5000 + number]
-            event = {"id": f"r{counter[0]}", "object": "x", "created": 1, "model": "fake", "choices": [choice]}
+            kind = "chat.completion.chunk" if chat else "text_completion"
+            event = {"id": f"r{counter[0]}", "object": kind, "created": 1, "model": "fake", "choices": [choice]}
             if (body.get("stream_options") or {}).get("continuous_usage_stats"):
                 event["usage"] = usage
             if body.get("stream"):
                 await response.write(f"data: {json.dumps(event)}\n\n".encode())
-        last = {"id": "r", "object": "x", "created": 1, "model": "fake", "choices": [], "usage": usage}
+        kind = "chat.completion.chunk" if chat else "text_completion"
+        last = {"id": "r", "object": kind, "created": 1, "model": "fake", "choices": [], "usage": usage}
         if not body.get("stream"):
             text = "".join(f" t{number}" for number in range(1, wanted + 1))
             choice = {

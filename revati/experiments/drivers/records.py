@@ -38,6 +38,7 @@ class RequestRecord:
     finish_reason: str | None = None
     status: int | None = None
     error: str | None = None
+    coarse: bool = False  # only the first and the last token's times are known: no gaps, no deadlines
     synthetic_history: bool = False  # the history of the session was filled up with made-up answers
 
     def line(self) -> str:

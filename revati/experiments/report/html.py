@@ -6,6 +6,7 @@ Python prepares the numbers (reduced to what a chart can show), charts.js draws 
 from __future__ import annotations
 
 import html
+import itertools
 import json
 from importlib import resources
 from typing import Any
@@ -149,7 +150,7 @@ def _gpu_series(busy: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Share of time in each operator family between two looks, all GPUs averaged."""
     families: dict[str, list[list[float]]] = {}
     names = sorted({name for look in busy for name in look["family_ns"]})
-    for before, after in zip(busy, busy[1:]):
+    for before, after in itertools.pairwise(busy):
         span = (after["time_ns"] - before["time_ns"]) * max(1, after["gpus"])
         if span <= 0:
             continue
