@@ -190,6 +190,11 @@ class Run:
     def use(self) -> DeviceUse:
         return self.coordinator.use()
 
+    @property
+    def pricer(self) -> Any:
+        """The predictor service's pricer, None with constant durations."""
+        return self._service.pricer if self._service is not None else None
+
     def predictor_statistics(self) -> dict[str, Any]:
         """What the predictor was asked; empty with constant durations."""
         return dict(self._service.statistics()) if self._service is not None else {}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from revati._commands import api, catalogue, control, doctor, join, models, predict, run, smi
+from revati.experiments.cli import add_parsers as add_experiments
 
 __all__ = ["COMMANDS"]
 
@@ -19,4 +20,5 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     models.add,
     api.add,
     predict.add,
+    add_experiments,
 )

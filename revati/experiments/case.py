@@ -276,9 +276,8 @@ CASE_FORM = Object(
         "oracle": Object(
             "what the virtual GPU answers where real numbers would be needed",
             fields={
-                "text": Text("file whose tokens are answered (default: deterministic valid ids)"),
+                "file": Text("token oracle file: replayed tokens, lengths (default: deterministic valid ids)"),
                 "acceptance": Number("share of draft tokens accepted in speculative decoding", low=0, high=1),
-                "routing": Text("distribution of tokens over experts"),
             },
         ),
         "workload": Object(

@@ -7,14 +7,13 @@ whatever happens to a run leaves nothing behind in the experiment.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from revati import RevatiError
+from revati import RevatiError, UnknownNameError, UsageError
 from revati.experiments.results import write_json
 
 __all__ = ["EmulatedPlan", "main"]
@@ -29,7 +28,9 @@ class EmulatedPlan:
     gpu: str  # NAME:COUNT
     policy: str
     predictor: str
+    scale: dict[str, float]  # operator family: factor on its durations
     seed: int
+    oracle: str | None  # the token oracle's file
     session: list[str]  # command
     server: list[str]  # command that the framework's recipe is chosen by
     snapshots: str  # directory of snapshot requests and answers
@@ -78,7 +79,6 @@ class _Snapshots:
 
 def _coordinate(plan: EmulatedPlan) -> int:
     from revati._catalogue import parse_gpu_option
-    from revati._environment import run_environment
     from revati._run import Run, RunOptions, end_error, parse_predictor
     from revati_coordinator.coordinator import signals_to
 
@@ -87,11 +87,14 @@ def _coordinate(plan: EmulatedPlan) -> int:
         policy=plan.policy,
         predictor=parse_predictor(plan.predictor),
         seed=plan.seed,
+        oracle=None if plan.oracle is None else Path(plan.oracle),
         command=" ".join(plan.session),
     )
-    environment = run_environment(os.environ, plan.server, plan.seed)
-    environment["REVATI_SNAPSHOTS"] = plan.snapshots
     with Run(options) as run:
+        if plan.scale:
+            _scale_durations(run, plan.scale)
+        # The recipe is the server's: the session is only what starts it.
+        environment = run.environment(plan.server) | {"REVATI_SNAPSHOTS": plan.snapshots}
         snapshots = _Snapshots(run, Path(plan.snapshots))
 
         def on_signal(number: int) -> None:
@@ -99,7 +102,7 @@ def _coordinate(plan: EmulatedPlan) -> int:
 
         with signals_to(on_signal, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
             run.spawn(plan.session, environment)
-            run.start(environment)
+            run.start()
             end = run.wait(snapshots)
         snapshots()
         snapshots.taken["end"] = snapshots.counters()
@@ -113,6 +116,29 @@ def _coordinate(plan: EmulatedPlan) -> int:
     if error is not None:
         raise error
     return int(end.exit_code)
+
+
+def _scale_durations(run: Any, scale: dict[str, float]) -> None:
+    """Multiplies what the predictor answers, by operator family. Nothing has asked it yet."""
+    from revati_coordinator.use import FAMILIES
+
+    unknown = sorted(set(scale) - set(FAMILIES))
+    if unknown:
+        raise UnknownNameError("operator family", unknown[0], FAMILIES)
+    pricer = run.pricer
+    if pricer is None:
+        raise UsageError("predictor.scale needs a predictor; with constant durations there is nothing to scale")
+    factors = [scale.get(name, 1.0) for name in FAMILIES]
+    price = pricer.price
+
+    def scaled(records: Any) -> list[Any]:
+        rows = []
+        for duration_ns, low_ns, high_ns, family, source, flags in price(records):
+            times = [round(time_ns * factors[family]) for time_ns in (duration_ns, low_ns, high_ns)]
+            rows.append((*times, family, source, flags))
+        return rows
+
+    pricer.price = scaled
 
 
 def _guarded(plan: EmulatedPlan) -> int:

@@ -1,4 +1,4 @@
-"""A result as a trace for ui.perfetto.dev (JSON trace events): requests, server counters and GPU use in virtual time."""
+"""A result as a trace for ui.perfetto.dev (JSON trace events): requests, server counters, GPU use in virtual time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def trace_events(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _requests(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each request on a lane that is free: the whole request, and inside it waiting for the first token and decoding."""
+    """Each request on a free lane: the whole request, and inside it the wait for the first token and decoding."""
     events: list[dict[str, Any]] = []
     lanes: list[int] = []  # end of the last request of each lane, ns
     for row in sorted(result["requests"], key=lambda item: (item["sent_ns"], item["id"])):

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from revati import UsageError
 from revati.experiments.case import Case
 from revati.experiments.emulated import EmulatedPlan
 from revati.experiments.results import read_json, write_json
@@ -95,7 +96,9 @@ class EmulatedRunner:
             gpu=f"{device['gpu']}:{device['count']}",
             policy=case.data["host_time"]["policy"],
             predictor=predictor["pack"] or "auto",
+            scale=dict(predictor["scale"]),
             seed=case.seed,
+            oracle=_oracle_file(case, work),
             session=session_command(plan_file),
             server=plan.server.command,
             snapshots=str(snapshots),
@@ -109,6 +112,25 @@ class EmulatedRunner:
             raw = read_json(statistics, "statistics of a run")
             outcome.statistics = load_statistics(raw, emulated.predictor)
         return outcome
+
+
+def _oracle_file(case: Case, work: Path) -> str | None:
+    """The token oracle's configuration of the case: the user's file, then the case's own keys."""
+    section = case.data["oracle"]
+    lines = []
+    if section["file"] is not None:
+        path = case.path(section["file"])
+        try:
+            lines.append(path.read_text(encoding="utf-8").rstrip("\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"case '{case.name}': oracle.file {path}: {error}") from None
+    if section["acceptance"] is not None:
+        lines.append(f"accept {section['acceptance']:g}")
+    if not lines:
+        return None
+    target = work / "oracle.conf"
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(target)
 
 
 def session_command(plan_file: Path) -> list[str]:

@@ -209,9 +209,11 @@ def _head(results: list[dict[str, Any]], names: list[str]) -> str:
         case, environment = result["case"], result["environment"]
         version = environment.get("framework_version") or ""
         device = case["device"]
-        line = f"{case['framework']['name']} {version}, {device['count']} x {device['gpu']}, {case['model']['path'] or 'no model'}"
+        model = case["model"]["path"] or "no model"
+        line = f"{case['framework']['name']} {version}, {device['count']} x {device['gpu']}, {model}"
         line += f", policy {result['identity']['policy']}, seed {case['seed']}, {environment.get('started_utc', '')}"
-        text = f"<p><b>{html.escape(name)}</b> {html.escape(case['description'] or '')}<br><small>{html.escape(line)}</small></p>"
+        about = f"{html.escape(case['description'] or '')}<br><small>{html.escape(line)}</small>"
+        text = f"<p><b>{html.escape(name)}</b> {about}</p>"
         if not result["complete"]:
             text += f"<p class=warn>Partial result: {html.escape(result['outcome']['message'])}</p>"
         text += "".join(f"<p class=warn>{html.escape(note)}</p>" for note in result["notes"])
