@@ -39,6 +39,7 @@ static void *sleeper(void *argument) {
     syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
     __atomic_fetch_add(&runs, 1, __ATOMIC_SEQ_CST);
   }
+  return NULL;
 }
 
 static int says_blocked(int file, const char *text) {
