@@ -20,7 +20,7 @@ int64_t rvt_host_ns(void) {
 
 int64_t rvt_now_ns(void) {
   if (!rvt_managed()) return rvt_host_ns();
-  return rvt_clock_ns();
+  return rvt_local_ns();
 }
 
 void rvt_wait_until_ns(int64_t t_ns, const char *what) {
@@ -40,9 +40,13 @@ void rvt_progress(void) {
   rvt_store_relaxed(&self->slot->events, self->slot->events + 1);
 }
 
-void rvt_charge_ns(int64_t cost_ns) {
-  if (rvt_mode == RVT_MODE_MANAGED && rvt_the_page->policy == RVT_POLICY_MODELLED) rvt_self_tls.pending_ns += cost_ns;
+void rvt_internal_begin(void) {
+  struct rvt_self *self = &rvt_self_tls;
+  if (!self->internal && rvt_mode == RVT_MODE_MANAGED && rvt_the_page->policy == RVT_POLICY_MEASURED) rvt_charge_account();
+  self->internal++;
 }
 
-void rvt_internal_begin(void) { rvt_self_tls.internal++; }
-void rvt_internal_end(void) { rvt_self_tls.internal--; }
+void rvt_internal_end(void) {
+  struct rvt_self *self = &rvt_self_tls;
+  if (!--self->internal && rvt_mode == RVT_MODE_MANAGED && rvt_the_page->policy == RVT_POLICY_MEASURED) rvt_charge_mark();
+}

@@ -21,6 +21,7 @@ struct rvt_waitv {
 void rvt_block(int kind, int64_t deadline_ns, uint64_t what) {
   struct rvt_slot *slot = rvt_self_tls.slot;
   struct rvt_page *page = rvt_the_page;
+  if (rvt_charging() && page->policy == RVT_POLICY_MEASURED) rvt_charge_account();
   slot->kind = (uint32_t)kind;
   slot->what = what;
   slot->since_ns = rvt_clock_ns();
@@ -40,6 +41,7 @@ uint32_t rvt_unblock(void) {
   __atomic_add_fetch(&rvt_the_page->running, 1, __ATOMIC_SEQ_CST);
   __atomic_store_n(&slot->seq, slot->seq + 1, __ATOMIC_SEQ_CST);
   rvt_store_relaxed(&slot->deadline_ns, RVT_FOREVER_NS);
+  if (rvt_charging() && rvt_the_page->policy == RVT_POLICY_MEASURED) rvt_charge_mark();
   return __atomic_exchange_n(&slot->kick, 0, __ATOMIC_SEQ_CST);
 }
 
@@ -59,7 +61,7 @@ void rvt_reblock(uint32_t kind, uint32_t kick) {
 }
 
 int64_t rvt_deadline_after(int64_t delay_ns) {
-  int64_t now = rvt_clock_ns();
+  int64_t now = rvt_local_ns();
   if (delay_ns <= 0) return now;
   return delay_ns > RVT_FOREVER_NS - now ? RVT_FOREVER_NS : now + delay_ns;
 }
@@ -72,38 +74,36 @@ int64_t rvt_absolute_ns(clockid_t clock, const struct timespec *t) {
   return ns;
 }
 
-static void quiet_polls(void) {
-  struct rvt_self *self = &rvt_self_tls;
-  self->polls = 0;
-  self->clock_polls = 0;
-  self->clock_spin_ns = 0;
-  self->poll_hint_ns = RVT_FOREVER_NS;
-}
-
 static int wait_kick(const struct timespec *real_limit) {
   struct rvt_slot *slot = rvt_self_tls.slot;
   return (int)-rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAIT, 0, (long)real_limit, 0, 0);
 }
 
 int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interruptible) {
-  rvt_settle();
-  while (rvt_clock_ns() < deadline_ns) {
+  while (rvt_local_ns() < deadline_ns) {
     rvt_block(kind, deadline_ns, what);
     int error = wait_kick(NULL);
     uint32_t kick = rvt_unblock();
-    quiet_polls();
+    rvt_active();
     if (((error == EINTR && !kick) || kick == RVT_KICK_SIGNAL) && interruptible) return EINTR;
   }
   return 0;
 }
 
+void rvt_sleep_clock(int kind, int64_t clock_ns) {
+  while (rvt_clock_ns() < clock_ns) {
+    rvt_block(kind, clock_ns, 0);
+    wait_kick(NULL);
+    rvt_unblock();
+  }
+}
+
 int rvt_futex_until(int kind, uint32_t *word, uint32_t expected, bool is_private, int64_t deadline_ns) {
   struct rvt_slot *slot = rvt_self_tls.slot;
-  rvt_settle();
-  quiet_polls();
+  rvt_active();
   for (;;) {
     bool timed = deadline_ns != RVT_FOREVER_NS;
-    if (timed && rvt_clock_ns() >= deadline_ns) return ETIMEDOUT;
+    if (timed && rvt_local_ns() >= deadline_ns) return ETIMEDOUT;
     long result;
     rvt_block(kind, deadline_ns, (uint64_t)word);
     if (timed) {
@@ -138,8 +138,7 @@ static long real_ppoll(struct pollfd *fds, nfds_t count, const sigset_t *mask) {
 
 int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_ns, const sigset_t *mask,
                    uint64_t what) {
-  rvt_settle();
-  quiet_polls();
+  rvt_active();
   if (deadline_ns == RVT_FOREVER_NS) {
     rvt_block(kind, deadline_ns, what);
     long result = real_ppoll(fds, count, mask);
@@ -177,7 +176,7 @@ int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_
       for (nfds_t i = 0; i < count; i++) fds[i].revents = all[i].revents;
       return (int)result;
     }
-    if (rvt_clock_ns() >= deadline_ns) { /* ready and timed out at once: ready wins */
+    if (rvt_local_ns() >= deadline_ns) { /* ready and timed out at once: ready wins */
       struct timespec zero = {0, 0};
       long last = rvt_raw(SYS_ppoll, (long)fds, (long)count, (long)&zero, 0, 0, 0);
       return last < 0 ? 0 : (int)last;
@@ -190,7 +189,7 @@ int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_
  * spinning worker). */
 static void park(int kind, int64_t deadline_ns) {
   struct rvt_self *self = &rvt_self_tls;
-  rvt_settle();
+  rvt_settle(); /* others may wait for what this thread wrote into memory that they share */
   self->slot->spins++;
   struct timespec limit = {0, 20 * 1000 * 1000};
   rvt_block(kind, deadline_ns, 0);
@@ -212,7 +211,7 @@ void rvt_busy_poll(int64_t hint_ns) {
  * so that a wait of any length ends at most a sixteenth late. */
 void rvt_clock_poll(void) {
   struct rvt_self *self = &rvt_self_tls;
-  if (++self->clock_polls < rvt_the_page->clock_polls) return;
+  if (++self->clock_polls < rvt_the_page->clock_polls || rvt_the_page->policy == RVT_POLICY_MEASURED) return;
   int64_t step_ns = self->clock_spin_ns / 16;
   if (step_ns < 1000) step_ns = 1000;
   if (step_ns > 10 * 1000 * 1000) step_ns = 10 * 1000 * 1000;
@@ -221,5 +220,3 @@ void rvt_clock_poll(void) {
   self->clock_spin_ns += rvt_clock_ns() - before_ns;
   self->clock_polls = rvt_the_page->clock_polls - 2;
 }
-
-void rvt_settle(void) {}

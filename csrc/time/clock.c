@@ -75,7 +75,7 @@ static int sleep_for(int64_t delay_ns, struct timespec *left) {
   int64_t deadline_ns = rvt_deadline_after(delay_ns);
   int error = rvt_sleep_until(RVT_WAIT_SLEEP, deadline_ns, 0, true);
   if (error == EINTR && left) {
-    int64_t rest = deadline_ns - rvt_clock_ns();
+    int64_t rest = deadline_ns - rvt_local_ns();
     *left = rvt_timespec(rest > 0 ? rest : 0);
   }
   return error;
@@ -98,7 +98,7 @@ RVT_EXPORT int clock_nanosleep(clockid_t clock, int flags, const struct timespec
   if (t->tv_sec < 0 || rvt_timespec_bad(t)) return EINVAL;
   if (!(flags & TIMER_ABSTIME)) return sleep_for(rvt_ns_of(t), left);
   int64_t deadline_ns = rvt_absolute_ns(clock, t);
-  if (deadline_ns <= rvt_clock_ns()) {
+  if (deadline_ns <= rvt_local_ns()) {
     rvt_busy_poll(RVT_FOREVER_NS);
     return 0;
   }

@@ -17,7 +17,7 @@ static int poll_with(struct pollfd *fds, nfds_t count, int64_t deadline_ns, bool
     return -1;
   }
   if (ready > 0) {
-    rvt_effect();
+    rvt_active();
     return (int)ready;
   }
   if (zero) {
@@ -70,14 +70,14 @@ static int select_with(int n, fd_set *in, fd_set *out, fd_set *bad, int64_t dead
     struct timespec now = {0, 0};
     int ready = rvt_real.pselect(n, in, out, bad, &now, mask);
     if (ready) {
-      if (ready > 0) rvt_effect();
+      if (ready > 0) rvt_active();
       return ready;
     }
     if (zero) {
       rvt_busy_poll(RVT_FOREVER_NS);
       return 0;
     }
-    if (rvt_clock_ns() >= deadline_ns) return 0;
+    if (rvt_local_ns() >= deadline_ns) return 0;
     if (count < 0) {
       count = 0;
       fds = __builtin_alloca(((size_t)n + 1) * sizeof(*fds));
@@ -111,7 +111,7 @@ RVT_EXPORT int select(int n, fd_set *in, fd_set *out, fd_set *bad, struct timeva
   int64_t deadline_ns = rvt_deadline_after(delay_ns);
   int result = select_with(n, in, out, bad, deadline_ns, delay_ns == 0, NULL);
   if (t && delay_ns != RVT_FOREVER_NS) { /* Linux writes the rest back */
-    int64_t rest = deadline_ns - rvt_clock_ns();
+    int64_t rest = deadline_ns - rvt_local_ns();
     if (rest < 0) rest = 0;
     *t = (struct timeval){.tv_sec = rest / RVT_NS_PER_S, .tv_usec = rest % RVT_NS_PER_S / 1000};
   }
@@ -133,16 +133,16 @@ static int epoll_with(int epfd, struct epoll_event *events, int max, int64_t dea
   for (;;) {
     int ready = rvt_real.epoll_pwait(epfd, events, max, 0, mask);
     if (ready) {
-      if (ready > 0) rvt_effect();
+      if (ready > 0) rvt_active();
       return ready;
     }
     if (zero) {
       rvt_busy_poll(RVT_FOREVER_NS);
       return 0;
     }
-    if (rvt_clock_ns() >= deadline_ns) return 0;
+    if (rvt_local_ns() >= deadline_ns) return 0;
     if (deadline_ns == RVT_FOREVER_NS) {
-      rvt_effect();
+      rvt_active();
       rvt_block(RVT_WAIT_EPOLL, deadline_ns, (uint64_t)epfd);
       ready = rvt_real.epoll_pwait(epfd, events, max, -1, mask);
       int error = errno;

@@ -59,9 +59,10 @@ struct rvt_self {
   int64_t poll_hint_ns;  /* earliest wake-up published by polls */
   int64_t clock_spin_ns; /* how long a loop of clock reads has spun */
   uint64_t children;     /* threads and processes created: their stable identity */
-  int64_t pending_ns;    /* charged and not yet slept off */
-  int64_t local_ns;      /* floor of the thread's local time */
+  int64_t local_ns;      /* charged up to here: local time is the later of this and the clock */
+  int64_t seen_ns;       /* the latest local time that the thread has seen */
   int64_t cpu_mark_ns;   /* CPU clock at the last reading (measured) */
+  int64_t real_mark_ns;  /* host clock then */
   uint32_t settling;
   uint32_t depth;        /* signal handlers running inside a wait */
 };
@@ -106,17 +107,44 @@ struct rvt_wait {
 void rvt_block(int kind, int64_t deadline_ns, uint64_t what);
 uint32_t rvt_unblock(void); /* -> enum rvt_kick that arrived */
 void rvt_reblock(uint32_t kind, uint32_t kick);
-void rvt_settle(void);      /* sleeps off what the host-time policy has charged */
-static inline void rvt_effect(void) {
+
+/* charge.c */
+int64_t rvt_local_ns(void);
+void rvt_settle_charge(void);
+void rvt_hand_charge(const void *object);
+void rvt_take_charge(const void *object);
+void rvt_charge_mark(void);
+void rvt_charge_account(void);
+static inline bool rvt_charging(void) { return RVT_UNLIKELY(rvt_the_page->policy != RVT_POLICY_FREE); }
+/* Before an action that another process can see: the clock catches up with the thread. */
+static inline void rvt_settle(void) {
+  if (rvt_charging()) rvt_settle_charge();
+}
+/* Around an object of this process that passes control: the local time goes with it. */
+static inline void rvt_hand(const void *object) {
+  if (rvt_charging()) rvt_hand_charge(object);
+}
+static inline void rvt_take(const void *object) {
+  if (rvt_charging()) rvt_take_charge(object);
+}
+
+/* The thread does something else than polling. */
+static inline void rvt_active(void) {
   struct rvt_self *self = &rvt_self_tls;
   self->polls = 0;
   self->clock_polls = 0;
   self->clock_spin_ns = 0;
-  __atomic_store_n(&self->slot->events, self->slot->events + 1, __ATOMIC_RELEASE);
-  if (RVT_UNLIKELY(rvt_the_page->policy != RVT_POLICY_FREE)) rvt_settle();
+  self->poll_hint_ns = RVT_FOREVER_NS;
 }
-int64_t rvt_deadline_after(int64_t delay_ns); /* now + delay, saturated */
+/* The thread does something that others can see. */
+static inline void rvt_effect(void) {
+  rvt_active();
+  rvt_store_relaxed(&rvt_self_tls.slot->events, rvt_self_tls.slot->events + 1);
+  rvt_settle();
+}
+int64_t rvt_deadline_after(int64_t delay_ns); /* local time + delay, saturated */
 
+void rvt_sleep_clock(int kind, int64_t clock_ns); /* until the clock itself is there */
 /* Sleeps until the virtual time; 0, or EINTR when a signal arrived first. */
 int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interruptible);
 /* Waits on a futex word of the program as long as it holds `expected`: 0 woken or changed, ETIMEDOUT, EINTR. */

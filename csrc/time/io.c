@@ -52,7 +52,7 @@ static int await_limit(int kind, int fd, int64_t limit_ns) {
 /* Runs a real call that may block as one marked wait. */
 #define RVT_MARKED(kind, fd, call)                         \
   ({                                                       \
-    rvt_effect();                                          \
+    rvt_active();                                          \
     rvt_block((kind), RVT_FOREVER_NS, (uint64_t)(fd));     \
     long marked_ = (long)(call);                           \
     int error_ = errno;                                    \
@@ -172,7 +172,7 @@ RVT_EXPORT int accept4(int fd, struct sockaddr *from, socklen_t *length, int fla
   struct pollfd one = {.fd = fd, .events = POLLIN};
   struct timespec now = {0, 0};
   if (rvt_raw(SYS_ppoll, (long)&one, 1, (long)&now, 0, 0, 0) != 0) {
-    rvt_effect();
+    rvt_active();
     return rvt_real.accept4(fd, from, length, flags);
   }
   int64_t limit_ns = receive_limit_ns(fd);

@@ -229,14 +229,14 @@ RVT_EXPORT pid_t wait4(pid_t pid, int *status, int options, struct rusage *usage
   if (!rvt_on()) return rvt_real.wait4(pid, status, options, usage);
   pid_t done = rvt_real.wait4(pid, status, options | WNOHANG, usage);
   if (done) {
-    rvt_effect();
+    rvt_active();
     return done;
   }
   if (options & WNOHANG) {
     rvt_busy_poll(RVT_FOREVER_NS);
     return 0;
   }
-  rvt_effect();
+  rvt_active();
   rvt_block(RVT_WAIT_CHILD, RVT_FOREVER_NS, (uint64_t)(int64_t)pid);
   done = rvt_real.wait4(pid, status, options, usage);
   int error = errno;
@@ -256,14 +256,14 @@ RVT_EXPORT int waitid(idtype_t type, id_t id, siginfo_t *info, int options) {
   out->si_pid = 0;
   int result = rvt_real.waitid(type, id, out, options | WNOHANG);
   if (result || out->si_pid) {
-    rvt_effect();
+    rvt_active();
     return result;
   }
   if (options & WNOHANG) {
     rvt_busy_poll(RVT_FOREVER_NS);
     return 0;
   }
-  rvt_effect();
+  rvt_active();
   rvt_block(RVT_WAIT_CHILD, RVT_FOREVER_NS, (uint64_t)id);
   result = rvt_real.waitid(type, id, out, options);
   int error = errno;

@@ -18,7 +18,9 @@ static long futex_call(uint32_t *word, int op, uint32_t value, const struct time
   bool wait = command == FUTEX_WAIT || command == FUTEX_WAIT_BITSET;
   if (!wait) {
     rvt_self_tls.polls = 0;
-    if (RVT_UNLIKELY(rvt_the_page->policy != RVT_POLICY_FREE)) rvt_settle();
+    /* A wake: to a thread of this process the time goes along, to another process the clock must catch up. */
+    if (op & FUTEX_PRIVATE_FLAG) rvt_hand(word);
+    else rvt_settle();
     return finish(rvt_raw(SYS_futex, (long)word, op, value, (long)t, (long)word2, value3));
   }
   int64_t deadline_ns = RVT_FOREVER_NS;
@@ -33,14 +35,16 @@ static long futex_call(uint32_t *word, int op, uint32_t value, const struct time
   if (command == FUTEX_WAIT_BITSET && value3 != FUTEX_BITSET_MATCH_ANY) {
     /* futex_waitv has no bit sets: untimed it can be marked as it is. */
     if (t) rvt_fail("a timed FUTEX_WAIT_BITSET with a bit set is not supported under the virtual clock");
-    rvt_effect();
+    rvt_active();
     rvt_block(RVT_WAIT_FUTEX, RVT_FOREVER_NS, (uint64_t)word);
     long result = rvt_raw(SYS_futex, (long)word, op, value, 0, 0, value3);
     rvt_unblock();
+    rvt_take(word);
     return finish(result);
   }
-  rvt_effect();
+  rvt_active();
   int error = rvt_futex_until(RVT_WAIT_FUTEX, word, value, op & FUTEX_PRIVATE_FLAG, deadline_ns);
+  if (!error) rvt_take(word);
   return finish(-error);
 }
 

@@ -62,6 +62,7 @@
   X(int, pthread_mutex_unlock, (pthread_mutex_t *))                                                               \
   X(int, pthread_mutex_timedlock, (pthread_mutex_t *, const struct timespec *))                                   \
   X(int, pthread_mutex_clocklock, (pthread_mutex_t *, clockid_t, const struct timespec *))                        \
+  X(int, pthread_rwlock_unlock, (pthread_rwlock_t *))                                                             \
   X(int, pthread_rwlock_rdlock, (pthread_rwlock_t *))                                                             \
   X(int, pthread_rwlock_wrlock, (pthread_rwlock_t *))                                                             \
   X(int, pthread_rwlock_tryrdlock, (pthread_rwlock_t *))                                                          \

@@ -82,7 +82,7 @@ RVT_EXPORT sighandler_t signal(int signo, sighandler_t handler) {
 
 /* Waits for signals. */
 static int wait_marked(int (*call)(void *), void *arg) {
-  rvt_effect();
+  rvt_active();
   rvt_block(RVT_WAIT_SIGNAL, RVT_FOREVER_NS, 0);
   int result = call(arg);
   int error = errno;
@@ -103,7 +103,7 @@ RVT_EXPORT int sigsuspend(const sigset_t *mask) {
 /* Timed: a signalfd can be polled together with the kick, and reports without consuming. */
 static int wait_signal(const sigset_t *set, siginfo_t *info, int64_t deadline_ns) {
   static const struct timespec now = {0, 0};
-  rvt_effect();
+  rvt_active();
   int fd = signalfd(-1, set, SFD_NONBLOCK | SFD_CLOEXEC);
   if (fd < 0) return -1;
   int result;

@@ -36,7 +36,7 @@ struct rvt_slot *rvt_slot_take(enum rvt_slot_state state, uint64_t order) {
     slot->evfd = -1;
     slot->what = 0;
     slot->waits = slot->spins = slot->fired = slot->charged_ns = 0;
-    slot->local_ns = rvt_self_tls.local_ns;
+    slot->local_ns = rvt_mode == RVT_MODE_MANAGED ? rvt_local_ns() : 0; /* the child begins at its creator's time */
     slot->order = order;
     rvt_store(&slot->deadline_ns, RVT_FOREVER_NS);
     rvt_store(&slot->kick, 0);
@@ -67,6 +67,8 @@ void rvt_slot_adopt(struct rvt_slot *slot, int tid, uint32_t flags) {
   self->polls = self->clock_polls = 0;
   self->poll_hint_ns = RVT_FOREVER_NS;
   self->depth = 0;
+  if (self->local_ns < slot->local_ns) self->local_ns = slot->local_ns;
+  if (rvt_the_page->policy == RVT_POLICY_MEASURED) rvt_charge_mark();
   slot->evfd = -1;
   slot->flags = flags;
   slot->kind = RVT_WAIT_NONE;
@@ -136,6 +138,7 @@ static pthread_once_t leave_once = PTHREAD_ONCE_INIT;
 
 static void leave_thread(void *slot) {
   struct rvt_self *self = &rvt_self_tls;
+  rvt_settle(); /* who joins this thread sees its end */
   if (self->evfd >= 0) rvt_raw(SYS_close, self->evfd, 0, 0, 0, 0, 0);
   self->evfd = -1;
   rvt_slot_leave();
@@ -146,7 +149,7 @@ static void make_leave_key(void) { pthread_key_create(&leave_key, leave_thread);
 static void *run_thread(void *opaque) {
   struct start start = *(struct start *)opaque;
   free(opaque);
-  rvt_self_tls.local_ns = start.slot->local_ns;
+  rvt_self_tls.local_ns = rvt_self_tls.seen_ns = start.slot->local_ns;
   rvt_slot_adopt(start.slot, (int)rvt_raw(SYS_gettid, 0, 0, 0, 0, 0, 0), 0);
   pthread_setspecific(leave_key, start.slot);
   return start.function(start.argument);
@@ -154,7 +157,7 @@ static void *run_thread(void *opaque) {
 
 RVT_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*function)(void *), void *argument) {
   if (!rvt_on()) return rvt_real.pthread_create(thread, attr, function, argument);
-  rvt_effect();
+  rvt_active();
   rvt_zmq_check();
   pthread_once(&leave_once, make_leave_key);
   struct start *start = malloc(sizeof(*start));

@@ -157,7 +157,9 @@ __attribute__((constructor(101))) static void start(void) { rvt_init(); }
 
 /* exit() runs this late; what still comes is quick, and the coordinator waits until the kernel has buried us. */
 __attribute__((destructor(101))) static void leave(void) {
-  if (rvt_mode == RVT_MODE_MANAGED && !rvt_vforked()) rvt_slot_leave();
+  if (rvt_mode != RVT_MODE_MANAGED || rvt_vforked()) return;
+  rvt_settle();
+  rvt_slot_leave();
 }
 
 /* fork: registered first, so the prepare handler runs last and no other handler can wait for the coordinator

@@ -36,14 +36,34 @@ static int sem_until(sem_t *sem, int64_t deadline_ns) {
 
 static int sem_deadline(sem_t *sem, int64_t deadline_ns, const struct timespec *t) {
   int saved = errno;
-  if (rvt_real.sem_trywait(sem) == 0) return 0;
+  if (rvt_real.sem_trywait(sem) == 0) {
+    rvt_take(sem);
+    return 0;
+  }
   errno = saved;
   if (t && rvt_timespec_bad(t)) {
     errno = EINVAL;
     return -1;
   }
-  rvt_effect();
-  return sem_until(sem, deadline_ns);
+  rvt_active();
+  int result = sem_until(sem, deadline_ns);
+  if (!result) rvt_take(sem);
+  return result;
+}
+
+RVT_EXPORT int sem_trywait(sem_t *sem) {
+  if (!rvt_on()) return rvt_real.sem_trywait(sem);
+  int result = rvt_real.sem_trywait(sem);
+  if (!result) rvt_take(sem);
+  return result;
+}
+
+RVT_EXPORT int sem_post(sem_t *sem) {
+  if (rvt_on() && rvt_charging()) {
+    if (((struct sem_words *)sem)->private_flag == 0) rvt_hand(sem);
+    else rvt_settle();
+  }
+  return rvt_real.sem_post(sem);
 }
 
 RVT_EXPORT int sem_wait(sem_t *sem) {
@@ -75,7 +95,6 @@ static void cond_wake(struct cond *cond, int count) {
 }
 
 static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadline_ns) {
-  rvt_settle();
   uint32_t seen = __atomic_or_fetch(&cond->state, 1, __ATOMIC_SEQ_CST);
   __atomic_add_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
   int error = pthread_mutex_unlock(mutex);
@@ -86,6 +105,7 @@ static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadlin
   do error = rvt_futex_until(RVT_WAIT_COND, &cond->state, seen, !cond->shared, deadline_ns);
   while (error == EINTR); /* POSIX: not seen by the caller */
   __atomic_sub_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
+  if (!error) rvt_take(cond);
   int relock = pthread_mutex_lock(mutex);
   return relock ? relock : error;
 }
@@ -93,7 +113,8 @@ static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadlin
 static int cond_signal(struct cond *cond, int count) {
   uint32_t state = rvt_load(&cond->state);
   if (!(state & 1)) return 0;
-  if (RVT_UNLIKELY(rvt_the_page->policy != RVT_POLICY_FREE)) rvt_settle();
+  if (cond->shared) rvt_settle();
+  else rvt_hand(cond);
   /* Waking all clears the mark: later waiters set it again with another count. */
   while (!__atomic_compare_exchange_n(&cond->state, &state, count == 1 ? state + 2 : (state + 2) & ~1u, false,
                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
@@ -178,12 +199,19 @@ RVT_EXPORT int cnd_timedwait(cnd_t *c, mtx_t *mutex, const struct timespec *t) {
 RVT_EXPORT int pthread_mutex_lock(pthread_mutex_t *mutex) {
   if (!rvt_on()) return rvt_mode == RVT_MODE_STARTING ? 0 : rvt_real.pthread_mutex_lock(mutex);
   int error = rvt_real.pthread_mutex_trylock(mutex);
-  if (RVT_LIKELY(error != EBUSY)) return error;
-  rvt_settle();
-  rvt_block(RVT_WAIT_MUTEX, RVT_FOREVER_NS, (uint64_t)mutex);
-  error = rvt_real.pthread_mutex_lock(mutex);
-  rvt_unblock();
+  if (RVT_UNLIKELY(error == EBUSY)) {
+    rvt_block(RVT_WAIT_MUTEX, RVT_FOREVER_NS, (uint64_t)mutex);
+    error = rvt_real.pthread_mutex_lock(mutex);
+    rvt_unblock();
+  }
+  rvt_take(mutex);
   return error;
+}
+
+RVT_EXPORT int pthread_mutex_unlock(pthread_mutex_t *mutex) {
+  if (rvt_mode == RVT_MODE_MANAGED && rvt_charging() && rvt_self_tls.slot) rvt_hand(mutex);
+  else if (RVT_UNLIKELY(!rvt_real.pthread_mutex_unlock)) return 0;
+  return rvt_real.pthread_mutex_unlock(mutex);
 }
 
 /* Kinds whose lock word follows glibc's simple scheme: 0 free, 1 taken, 2 taken with waiters. */
@@ -196,9 +224,8 @@ static int mutex_until(pthread_mutex_t *mutex, int64_t deadline_ns) {
   bool odd = mutex->__data.__kind & RVT_MUTEX_ODD_KINDS;
   for (;;) {
     if (odd) {
-      int64_t step_ns = rvt_deadline_after(100000);
-      if (rvt_clock_ns() >= deadline_ns) return ETIMEDOUT;
-      rvt_sleep_until(RVT_WAIT_MUTEX, step_ns < deadline_ns ? step_ns : deadline_ns, (uint64_t)mutex, false);
+      if (rvt_local_ns() >= deadline_ns) return ETIMEDOUT;
+      rvt_sleep_until(RVT_WAIT_MUTEX, rvt_deadline_after(100000), (uint64_t)mutex, false);
     } else {
       uint32_t one = 1;
       __atomic_compare_exchange_n(word, &one, 2, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
@@ -209,6 +236,7 @@ static int mutex_until(pthread_mutex_t *mutex, int64_t deadline_ns) {
     if (error == EBUSY) continue;
     /* Others may still wait: the unlock must wake one. */
     uint32_t one = 1;
+    rvt_take(mutex);
     if (!odd && !error) __atomic_compare_exchange_n(word, &one, 2, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     return error;
   }
@@ -231,10 +259,10 @@ RVT_EXPORT int mtx_timedlock(mtx_t *mutex, const struct timespec *t) {
 /* Read-write locks. */
 #define RVT_MARKED_LOCK(kind, object, call)                   \
   ({                                                          \
-    rvt_settle();                                             \
     rvt_block((kind), RVT_FOREVER_NS, (uint64_t)(object));    \
     int marked_ = (call);                                     \
     rvt_unblock();                                            \
+    rvt_take((const void *)(object));                         \
     marked_;                                                  \
   })
 
@@ -252,14 +280,28 @@ RVT_EXPORT int pthread_rwlock_wrlock(pthread_rwlock_t *lock) {
   return RVT_MARKED_LOCK(RVT_WAIT_RWLOCK, lock, rvt_real.pthread_rwlock_wrlock(lock));
 }
 
-/* Timed read-write locks are rare: tried again every 0.1 virtual milliseconds. */
+RVT_EXPORT int pthread_rwlock_unlock(pthread_rwlock_t *lock) {
+  if (rvt_mode == RVT_MODE_UNKNOWN) rvt_init();
+  if (rvt_mode == RVT_MODE_MANAGED && rvt_charging() && rvt_self_tls.slot) rvt_hand(lock);
+  return rvt_real.pthread_rwlock_unlock(lock);
+}
+
+/* Waits that cannot be kicked and are rare: tried again after a virtual pause that grows with the time waited. */
+static void pause_before_retry(int kind, const void *object, int64_t began_ns, int64_t deadline_ns) {
+  int64_t step_ns = (rvt_local_ns() - began_ns) / 8;
+  if (step_ns < 20000) step_ns = 20000;
+  int64_t until_ns = rvt_deadline_after(step_ns);
+  rvt_sleep_until(kind, until_ns < deadline_ns ? until_ns : deadline_ns, (uint64_t)object, false);
+}
+
 static int rwlock_until(pthread_rwlock_t *lock, bool write, int64_t deadline_ns) {
+  int64_t began_ns = rvt_local_ns();
   for (;;) {
     int error = write ? rvt_real.pthread_rwlock_trywrlock(lock) : rvt_real.pthread_rwlock_tryrdlock(lock);
+    if (!error) rvt_take(lock);
     if (error != EBUSY) return error;
-    if (rvt_clock_ns() >= deadline_ns) return ETIMEDOUT;
-    int64_t step_ns = rvt_deadline_after(100000);
-    rvt_sleep_until(RVT_WAIT_RWLOCK, step_ns < deadline_ns ? step_ns : deadline_ns, (uint64_t)lock, false);
+    if (rvt_local_ns() >= deadline_ns) return ETIMEDOUT;
+    pause_before_retry(RVT_WAIT_RWLOCK, lock, began_ns, deadline_ns);
   }
 }
 
@@ -285,17 +327,17 @@ RVT_EXPORT int pthread_join(pthread_t thread, void **result) {
   if (!rvt_on()) return rvt_real.pthread_join(thread, result);
   int error = rvt_real.pthread_tryjoin_np(thread, result);
   if (error != EBUSY) return error;
-  rvt_effect();
+  rvt_active();
   return RVT_MARKED_LOCK(RVT_WAIT_JOIN, thread, rvt_real.pthread_join(thread, result));
 }
 
 static int join_until(pthread_t thread, void **result, int64_t deadline_ns) {
+  int64_t began_ns = rvt_local_ns();
   for (;;) {
     int error = rvt_real.pthread_tryjoin_np(thread, result);
     if (error != EBUSY) return error;
-    if (rvt_clock_ns() >= deadline_ns) return ETIMEDOUT;
-    int64_t step_ns = rvt_deadline_after(100000);
-    rvt_sleep_until(RVT_WAIT_JOIN, step_ns < deadline_ns ? step_ns : deadline_ns, (uint64_t)thread, false);
+    if (rvt_local_ns() >= deadline_ns) return ETIMEDOUT;
+    pause_before_retry(RVT_WAIT_JOIN, (const void *)thread, began_ns, deadline_ns);
   }
 }
 
@@ -311,6 +353,7 @@ RVT_EXPORT int pthread_clockjoin_np(pthread_t thread, void **result, clockid_t c
 
 RVT_EXPORT int pthread_barrier_wait(pthread_barrier_t *barrier) {
   if (!rvt_on()) return rvt_real.pthread_barrier_wait(barrier);
-  rvt_effect();
+  rvt_active();
+  if (rvt_charging()) rvt_settle(); /* may join processes: the latest of all arrivals counts */
   return RVT_MARKED_LOCK(RVT_WAIT_BARRIER, barrier, rvt_real.pthread_barrier_wait(barrier));
 }
