@@ -33,7 +33,15 @@ static void read_back(void *to, uint64_t from, size_t n) {
   rvt_count_unknown_read(from, n);
 }
 
+static void trace_copy(uint64_t to, uint64_t from, size_t n) {
+  uint64_t head = 0;
+  bool known = rvt_is_device_address(from) ? rvt_mem_read(from, &head, n < 8 ? n : 8) : true;
+  rvt_trace("copy %s to %llx from %llx bytes %zu %s %llx", kind_of(to, from, NULL) == RVT_COPY_D2H ? "d2h" : "",
+            (unsigned long long)to, (unsigned long long)from, n, known ? "known" : "unknown", (unsigned long long)head);
+}
+
 static void move_bytes(uint64_t to, uint64_t from, size_t n) {
+  if (RVT_UNLIKELY(rvt_tracing)) trace_copy(to, from, n);
   switch (kind_of(to, from, NULL)) {
     case RVT_COPY_H2H: memmove((void *)to, (const void *)from, n); break;
     case RVT_COPY_H2D: rvt_mem_write_host(to, (const void *)from, n); break;

@@ -140,7 +140,9 @@ static inline int rvt_activate(int ordinal) {
 /* init + primary context of the current device: the first thing of every runtime call that works on it. */
 static inline int rvt_enter(void) {
   int rc = rvt_init();
-  return RVT_LIKELY(rc == 0) ? rvt_activate(rvt_t.device) : rc;
+  if (RVT_UNLIKELY(rc != 0)) return rc;
+  if (RVT_UNLIKELY(!rvt_t.ctx)) rvt_t.ctx = &rvt_g.devices[rvt_t.device].primary;
+  return rvt_activate(rvt_t.device);
 }
 
 static inline struct rvt_device *rvt_dev(int ordinal) { return &rvt_g.devices[ordinal]; }
@@ -316,6 +318,11 @@ int rvt_launch_kernel(const struct rvt_kernel *k, const uint32_t grid[3], const 
                       uint32_t shared_bytes, struct rvt_stream *s, void **params);
 /* Effects of a kernel on memory: emulate, or forget. */
 void rvt_kernel_effects(const struct rvt_launch *l);
+
+/* trace.c */
+extern bool rvt_tracing;
+void rvt_trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void rvt_trace_launch(const struct rvt_launch *l, const char *how);
 
 /* ---- capture and graphs -------------------------------------------------------------------------------- */
 

@@ -18,6 +18,7 @@ static void forget_parameters(const struct rvt_launch *l) {
 }
 
 void rvt_kernel_effects(const struct rvt_launch *l) {
+  if (RVT_UNLIKELY(rvt_tracing)) rvt_trace_launch(l, l->replay ? "replay" : "launch");
   const struct rvt_semantic *sem = l->kernel->semantic;
   if (sem) {
     if (sem->fn && sem->fn(l) == RVT_SEM_DONE) return;
@@ -48,7 +49,10 @@ int rvt_launch_kernel(const struct rvt_kernel *k, const uint32_t grid[3], const 
   uint64_t key = rvt_op_key(&op, k->name_hash);
   rvt_progress();
   rvt_charge_ns(RVT_COST_LAUNCH_NS);
-  if (RVT_UNLIKELY(rvt_stream_is_capturing(s))) return rvt_capture_kernel(s, &op, key, &l);
+  if (RVT_UNLIKELY(rvt_stream_is_capturing(s))) {
+    if (RVT_UNLIKELY(rvt_tracing)) rvt_trace_launch(&l, "capture");
+    return rvt_capture_kernel(s, &op, key, &l);
+  }
   rvt_kernel_effects(&l);
   struct rvt_price price = rvt_price_op(&op, key, k->name);
   rvt_timeline_push(s, price.duration_ns, RVT_ENGINE_NONE);
