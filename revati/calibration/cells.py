@@ -1,8 +1,8 @@
 """What an operator sweep measures: cells in the order of their use, so that a run cut anywhere holds the best part.
 
-A cell is one operator at one shape. Its family and parameters are the columns of the training tables (see `COLUMNS`), so a
-measured cell is a training row. Tier 0 is what a serving step of the reference models asks for, tier 1 fills in between, tier 2 is a
-general grid for models nobody has named yet.
+A cell is one operator at one shape. Its family and parameters are the columns of the training tables (see
+`COLUMNS`), so a measured cell is a training row. Tier 0 is what a serving step of the reference models asks for,
+tier 1 fills in between, tier 2 is a general grid for models nobody has named yet.
 """
 
 from __future__ import annotations
@@ -17,16 +17,43 @@ __all__ = ["COLUMNS", "MODELS", "Cell", "ModelShape", "cells_for_steps", "plan_c
 
 Value = int | str
 
-# The columns of a family's table between (gpu, framework, version, kernel) and lat_us, as in the published kernel tables.
+# A family's columns between (gpu, framework, version, kernel) and lat_us, as in the published kernel tables.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "gemm": ("dtype", "m", "n", "k"),
-    "attn_prefill": ("q_dtype", "kv_dtype", "batch_size", "q_len", "kv_len", "num_heads", "num_kv_heads", "head_dim",
-                     "window_size"),
-    "attn_decode": ("q_dtype", "kv_dtype", "batch_size", "q_len", "kv_len", "num_heads", "num_kv_heads", "head_dim",
-                    "window_size"),
+    "attn_prefill": (
+        "q_dtype",
+        "kv_dtype",
+        "batch_size",
+        "q_len",
+        "kv_len",
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+        "window_size",
+    ),
+    "attn_decode": (
+        "q_dtype",
+        "kv_dtype",
+        "batch_size",
+        "q_len",
+        "kv_len",
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+        "window_size",
+    ),
     "attn_mixed": ("model", "tp", "prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "spread"),
-    "moe": ("dtype", "distribution", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size",
-            "moe_ep_size"),
+    "moe": (
+        "dtype",
+        "distribution",
+        "num_tokens",
+        "hidden_size",
+        "inter_size",
+        "topk",
+        "num_experts",
+        "moe_tp_size",
+        "moe_ep_size",
+    ),
     "quantize": ("op", "dtype", "m", "k"),
     "layer_ops": ("model", "op", "num_tokens", "tp", "n_head", "n_kv_head", "hidden", "inter", "vocab"),
     "copy": ("direction", "memory", "bytes"),
@@ -37,7 +64,9 @@ _HELD_OUT_PERCENT = 15
 
 
 class ModelShape(NamedTuple):
-    """The sizes of a decoder that decide its operators' shapes; `experts` 0 means dense, `inter` is one expert's width."""
+    """The sizes of a decoder that decide its operators' shapes; `experts` 0 means dense, `inter` is one expert's
+    width.
+    """
 
     name: str
     hidden: int
@@ -74,7 +103,9 @@ MODELS: dict[str, ModelShape] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One operator at one shape; `l2` says whether weights (or KV) come from memory ("cold") or may stay in L2 ("warm")."""
+    """One operator at one shape; `l2` says whether weights (or KV) come from memory ("cold") or may stay in L2
+    ("warm").
+    """
 
     family: str
     params: tuple[Value, ...]
@@ -93,7 +124,7 @@ class Cell:
 
     @property
     def split(self) -> str:
-        """"test" for the share of shapes that training must not see; decided by the shape alone."""
+        """ "test" for the share of shapes that training must not see; decided by the shape alone."""
         digest = hashlib.blake2b(self.shape_key.encode(), digest_size=4).digest()
         held = self.tier > 0 and int.from_bytes(digest, "little") % 100 < _HELD_OUT_PERCENT
         return "test" if held else "train"
@@ -103,8 +134,40 @@ class Cell:
 
 
 _M0 = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-_M1 = (3, 6, 12, 24, 40, 48, 56, 72, 80, 96, 112, 144, 160, 192, 224, 288, 320, 384, 448, 640, 768, 896, 1280, 1536, 1792,
-       2560, 3072, 3584, 5120, 6144, 7168, 16384)
+_M1 = (
+    3,
+    6,
+    12,
+    24,
+    40,
+    48,
+    56,
+    72,
+    80,
+    96,
+    112,
+    144,
+    160,
+    192,
+    224,
+    288,
+    320,
+    384,
+    448,
+    640,
+    768,
+    896,
+    1280,
+    1536,
+    1792,
+    2560,
+    3072,
+    3584,
+    5120,
+    6144,
+    7168,
+    16384,
+)
 _TOKENS0 = (1, 4, 16, 64, 256, 1024, 4096, 8192)
 _TOKENS1 = (2, 8, 32, 48, 96, 128, 192, 384, 512, 768, 1536, 2048, 3072, 6144, 16384)
 
@@ -125,9 +188,27 @@ def _gemm_cells(models: Sequence[ModelShape]) -> Iterator[Cell]:
                         yield Cell("gemm", ("bfloat16", m, n, k), "warm", 1)
                     if fp8:
                         yield Cell("gemm", ("fp8", m, n, k), "cold", tier + 1)
-    for n, k in ((1280, 8192), (8192, 1024), (7168, 8192), (8192, 3584), (2560, 8192), (8192, 2048), (14336, 8192),
-                 (8192, 7168), (10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672), (5120, 5120), (25600, 5120),
-                 (1024, 1024), (2048, 2048), (16384, 16384), (512, 7168), (32064, 4096)):
+    for n, k in (
+        (1280, 8192),
+        (8192, 1024),
+        (7168, 8192),
+        (8192, 3584),
+        (2560, 8192),
+        (8192, 2048),
+        (14336, 8192),
+        (8192, 7168),
+        (10240, 8192),
+        (8192, 8192),
+        (57344, 8192),
+        (8192, 28672),
+        (5120, 5120),
+        (25600, 5120),
+        (1024, 1024),
+        (2048, 2048),
+        (16384, 16384),
+        (512, 7168),
+        (32064, 4096),
+    ):
         for m in _M0:
             yield Cell("gemm", ("bfloat16", m, n, k), "cold", 2)
 
@@ -142,7 +223,9 @@ def _attention_cells(models: Sequence[ModelShape]) -> Iterator[Cell]:
                 if batch * length > 1 << 21:
                     continue
                 first = batch in (1, 4, 16, 64, 128, 256) and length in (512, 1024, 2048, 8192)
-                yield Cell("attn_decode", (bf16, bf16, batch, 1, length, h, kv, d, 0), "cold", extra or (0 if first else 1))
+                yield Cell(
+                    "attn_decode", (bf16, bf16, batch, 1, length, h, kv, d, 0), "cold", extra or (0 if first else 1)
+                )
         for batch in (1, 2, 4, 8, 16):
             for q in (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 384, 768, 1536, 3072, 6144):
                 if batch * q > 16384:
@@ -161,8 +244,15 @@ def _mixed_cells(models: Sequence[ModelShape]) -> Iterator[Cell]:
                     for kv in (1024, 4096, 256):
                         if (n_decode == 0 and (cached == 0 or kv != 1024)) or chunk + n_decode > 8448:
                             continue
-                        first = chunk in (512, 2048, 7936) and cached in (0, 2048) and n_decode in (0, 16, 64) and kv == 1024
-                        yield Cell("attn_mixed", (model.name, 1, chunk, cached, n_decode, kv, 0), "cold", 0 if first else 2)
+                        first = (
+                            chunk in (512, 2048, 7936)
+                            and cached in (0, 2048)
+                            and n_decode in (0, 16, 64)
+                            and kv == 1024
+                        )
+                        yield Cell(
+                            "attn_mixed", (model.name, 1, chunk, cached, n_decode, kv, 0), "cold", 0 if first else 2
+                        )
         # Decode batches of unequal lengths: `spread` percent around the mean, what serving really runs.
         for n_decode in (8, 64, 256, 16, 32, 128):
             for kv in (512, 1024, 4096):
@@ -176,14 +266,38 @@ def _moe_cells(models: Sequence[ModelShape]) -> Iterator[Cell]:
         for tier, sizes in ((0, _M0), (1, _M1)):
             for tokens in sizes:
                 for distribution in ("balanced", "power_law_1.2"):
-                    shape = ("bfloat16", distribution, tokens, model.hidden, model.inter, model.topk, model.experts, 1, 1)
+                    shape = (
+                        "bfloat16",
+                        distribution,
+                        tokens,
+                        model.hidden,
+                        model.inter,
+                        model.topk,
+                        model.experts,
+                        1,
+                        1,
+                    )
                     yield Cell("moe", shape, "cold", tier if distribution == "balanced" else tier + 1)
-    for hidden, inter, topk, experts in ((4096, 14336, 2, 8), (2048, 1408, 4, 60), (2880, 2880, 4, 128), (7168, 256, 8, 256)):
+    for hidden, inter, topk, experts in (
+        (4096, 14336, 2, 8),
+        (2048, 1408, 4, 60),
+        (2880, 2880, 4, 128),
+        (7168, 256, 8, 256),
+    ):
         for tokens in _TOKENS0:
             yield Cell("moe", ("bfloat16", "balanced", tokens, hidden, inter, topk, experts, 1, 1), "cold", 2)
 
 
-_LAYER_OPS = ("emb", "input_layernorm", "post_attention_layernorm", "attn_rope", "mlp_act", "kv_write", "qk_norm", "add")
+_LAYER_OPS = (
+    "emb",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "attn_rope",
+    "mlp_act",
+    "kv_write",
+    "qk_norm",
+    "add",
+)
 # Run once per step on the rows that are sampled, so their tokens are sequences.
 _HEAD_OPS = ("final_layernorm", "logits_to_float", "argmax", "softmax", "gumbel_sample", "top_k_top_p")
 
@@ -197,7 +311,17 @@ def _layer_cells(models: Sequence[ModelShape]) -> Iterator[Cell]:
                 for tokens in sizes:
                     if op in _HEAD_OPS and tokens > 512:
                         continue
-                    shape = (model.name, op, tokens, 1, model.heads, model.kv_heads, model.hidden, model.inter, model.vocab)
+                    shape = (
+                        model.name,
+                        op,
+                        tokens,
+                        1,
+                        model.heads,
+                        model.kv_heads,
+                        model.hidden,
+                        model.inter,
+                        model.vocab,
+                    )
                     yield Cell("layer_ops", shape, "warm", tier)
     for model in models:
         for m in _M0:
@@ -208,14 +332,24 @@ def _layer_cells(models: Sequence[ModelShape]) -> Iterator[Cell]:
 
 def _copy_cells() -> Iterator[Cell]:
     for power in (3, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 4, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27):
-        for direction, memory in (("h2d", "pinned"), ("d2h", "pinned"), ("d2d", "device"), ("memset", "device"),
-                                  ("h2d", "pageable"), ("d2h", "pageable")):
-            yield Cell("copy", (direction, memory, 1 << power), "warm", 0 if power % 4 == 0 and memory != "pageable" else 1)
+        for direction, memory in (
+            ("h2d", "pinned"),
+            ("d2h", "pinned"),
+            ("d2d", "device"),
+            ("memset", "device"),
+            ("h2d", "pageable"),
+            ("d2h", "pageable"),
+        ):
+            yield Cell(
+                "copy", (direction, memory, 1 << power), "warm", 0 if power % 4 == 0 and memory != "pageable" else 1
+            )
     for nodes in (1, 32, 450, 2, 4, 8, 16, 64, 128, 256, 1024, 2048):
         yield Cell("graph", (nodes,), "warm", 0 if nodes in (1, 32, 450) else 1)
 
 
-def plan_cells(models: Iterable[str] = (), families: Iterable[str] = (), tiers: Sequence[int] = (0, 1, 2)) -> list[Cell]:
+def plan_cells(
+    models: Iterable[str] = (), families: Iterable[str] = (), tiers: Sequence[int] = (0, 1, 2)
+) -> list[Cell]:
     """All cells in measuring order: by tier, and within a tier the families take turns, each in its own order.
 
     `models` limits tiers 0 and 1 to these reference models (default: all of `MODELS`), `families` to these tables.
@@ -230,8 +364,14 @@ def plan_cells(models: Iterable[str] = (), families: Iterable[str] = (), tiers: 
     shapes = [MODELS[n] for n in names]
     queues: dict[str, list[Cell]] = {f: [] for f in COLUMNS}
     seen: set[str] = set()
-    sources = (_gemm_cells(shapes), _attention_cells(shapes), _moe_cells(shapes), _mixed_cells(shapes), _layer_cells(shapes),
-               _copy_cells())
+    sources = (
+        _gemm_cells(shapes),
+        _attention_cells(shapes),
+        _moe_cells(shapes),
+        _mixed_cells(shapes),
+        _layer_cells(shapes),
+        _copy_cells(),
+    )
     for cell in (c for source in sources for c in source):
         if cell.key not in seen and cell.family in wanted and cell.tier in tiers:
             seen.add(cell.key)
@@ -243,7 +383,8 @@ def plan_cells(models: Iterable[str] = (), families: Iterable[str] = (), tiers: 
 
 
 def _take_turns(queues: list[list[Cell]]) -> list[Cell]:
-    """Merges the queues so that each is consumed evenly over the whole: after any share of time, that share of each is done.
+    """Merges the queues so that each is consumed evenly over the whole: after any share of time, that share of each
+    is done.
 
     Within a family the order of tier 0 and 1 stays; it is shuffled by a fixed seed in tier 2, where no order is better.
     """
@@ -287,7 +428,9 @@ def within(cells: Sequence[Cell], budget_s: float) -> list[Cell]:
 
 
 def cells_for_steps(model: str, max_batch: int, max_tokens: int, max_len: int) -> list[Cell]:
-    """The cells that a case on `model` needs: batches up to `max_batch`, steps up to `max_tokens`, lengths up to `max_len`."""
+    """The cells that a case on `model` needs: batches up to `max_batch`, steps up to `max_tokens`, lengths up to
+    `max_len`.
+    """
     needed = []
     for cell in plan_cells([model], tiers=(0, 1)):
         p = cell.as_dict()

@@ -1,8 +1,9 @@
 """Result files of a measuring run: JSON lines, each written at once, so that a run can be cut at any byte and go on.
 
-A folder holds one file per subject (`sweep.jsonl`, `facts.jsonl`, ...). A line has `kind`: "session" opens every start of a program and
-carries what does not change while it runs (versions, GPU, clock settings, command); "row" is one measurement and names its session;
-"error" is a cell that could not be measured, with the reason. A torn last line is dropped on reading.
+A folder holds one file per subject (`sweep.jsonl`, `facts.jsonl`, ...). A line has `kind`: "session" opens every
+start of a program and carries what does not change while it runs (versions, GPU, clock settings, command); "row" is
+one measurement and names its session; "error" is a cell that could not be measured, with the reason. A torn last
+line is dropped on reading.
 """
 
 from __future__ import annotations
@@ -51,24 +52,31 @@ class RowWriter:
         self.dry = dry
         self.done: set[str] = set()
         for record in read_lines(path):
-            if record.get("kind") in ("row", "error") and bool(record.get("dry")) == dry:
+            if record.get("kind") in ("row", "error") and bool(record.get("dry")) == dry and not record.get("again"):
                 self.done.add(str(record.get("key")))
         torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
         self._file = path.open("ab", buffering=0)
         if torn:
             self._file.write(b"\n")
         self.session = f"{int(time.time() * 1000):x}-{os.getpid()}"
-        self._write({"kind": "session", "format": FORMAT, "session": self.session, "time": wall_clock(), "dry": dry, **session})
+        self._write(
+            {"kind": "session", "format": FORMAT, "session": self.session, "time": wall_clock(), "dry": dry, **session}
+        )
 
     def row(self, key: str, values: dict[str, Any]) -> None:
         """Writes a measurement; it is on disk when this returns."""
-        self._write({"kind": "row", "key": key, "session": self.session, **({"dry": True} if self.dry else {}), **values})
+        self._write(
+            {"kind": "row", "key": key, "session": self.session, **({"dry": True} if self.dry else {}), **values}
+        )
         self.done.add(key)
 
-    def error(self, key: str, reason: str) -> None:
-        """Records that a cell cannot be measured here, so that a resumed run does not try it for ever."""
-        short = " ".join(reason.split())[:300]
-        self._write({"kind": "error", "key": key, "session": self.session, **({"dry": True} if self.dry else {}), "reason": short})
+    def error(self, key: str, reason: str, *, again: bool = False) -> None:
+        """Records that a cell cannot be measured here, so that a resumed run does not try it for ever.
+
+        `again`: the reason may go away (a package that is not installed yet), so a later start tries once more.
+        """
+        record = {"kind": "error", "key": key, "session": self.session, "reason": " ".join(reason.split())[:300]}
+        self._write({**record, **({"dry": True} if self.dry else {}), **({"again": True} if again else {})})
         self.done.add(key)
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""Under which conditions rows are measured: versions, GPU, clock settings, command. One place, so that all files agree."""
+"""Under which conditions rows are measured: versions, GPU, clock settings, command. One place, so that all files
+agree.
+"""
 
 from __future__ import annotations
 

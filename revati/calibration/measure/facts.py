@@ -1,7 +1,9 @@
-"""Facts of a real GPU for the device catalogue: attributes, NVML's answers, memory taken by each step of a program, API call costs.
+"""Facts of a real GPU for the device catalogue: attributes, NVML's answers, memory taken by each step of a program,
+API call costs.
 
-Each step runs in a process of its own, because what it measures (memory of a context, of a module, of a library) exists once a process.
-Raw answers are kept (numbers, return codes, structure bytes); turning them into catalogue entries happens elsewhere.
+Each step runs in a process of its own, because what it measures (memory of a context, of a module, of a library)
+exists once a process. Raw answers are kept (numbers, return codes, structure bytes); turning them into catalogue
+entries happens elsewhere.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def _attributes(_: bool) -> dict[str, Any]:
     device, value = ctypes.c_int(), ctypes.c_int()
     _check(driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
     by_driver = {
-        n: value.value for n in range(1, 200) if driver.cuDeviceGetAttribute(ctypes.byref(value), n, device) == 0}
+        n: value.value for n in range(1, 200) if driver.cuDeviceGetAttribute(ctypes.byref(value), n, device) == 0
+    }
     name, uuid, bus = (ctypes.create_string_buffer(n) for n in (100, 16, 32))
     driver.cuDeviceGetName(name, 100, device)
     driver.cuDeviceGetUuid_v2(uuid, device)
@@ -47,11 +50,16 @@ def _attributes(_: bool) -> dict[str, Any]:
     driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
     driver.cuDriverGetVersion(ctypes.byref(version))
     facts: dict[str, Any] = {
-        "driver_attributes": by_driver, "name": name.value.decode(), "uuid": uuid.raw.hex(), "total_bytes": total.value,
-        "driver_version": version.value}
+        "driver_attributes": by_driver,
+        "name": name.value.decode(),
+        "uuid": uuid.raw.hex(),
+        "total_bytes": total.value,
+        "driver_version": version.value,
+    }
     runtime = _runtime()
     facts["runtime_attributes"] = {
-        n: value.value for n in range(1, 200) if runtime.cudaDeviceGetAttribute(ctypes.byref(value), n, 0) == 0}
+        n: value.value for n in range(1, 200) if runtime.cudaDeviceGetAttribute(ctypes.byref(value), n, 0) == 0
+    }
     runtime.cudaRuntimeGetVersion(ctypes.byref(version))
     facts["runtime_version"] = version.value
     properties = ctypes.create_string_buffer(8192)
@@ -63,7 +71,9 @@ def _attributes(_: bool) -> dict[str, Any]:
     facts["pci_bus_id"] = bus.value.decode()
     runtime.cudaFree(None)
     size = ctypes.c_size_t()
-    facts["limits"] = {k: size.value for k, n in _LIMITS.items() if runtime.cudaDeviceGetLimit(ctypes.byref(size), n) == 0}
+    facts["limits"] = {
+        k: size.value for k, n in _LIMITS.items() if runtime.cudaDeviceGetLimit(ctypes.byref(size), n) == 0
+    }
     low, high = ctypes.c_int(), ctypes.c_int()
     runtime.cudaDeviceGetStreamPriorityRange(ctypes.byref(low), ctypes.byref(high))
     facts["stream_priorities"] = [low.value, high.value]
@@ -83,8 +93,12 @@ class _Memory:
         if torch is not None:
             torch.cuda.synchronize()
             free, total = torch.cuda.mem_get_info()
-            entry.update(free=free, total=total, torch_allocated=torch.cuda.memory_allocated(),
-                         torch_reserved=torch.cuda.memory_reserved())
+            entry.update(
+                free=free,
+                total=total,
+                torch_allocated=torch.cuda.memory_allocated(),
+                torch_reserved=torch.cuda.memory_reserved(),
+            )
         self.steps.append(entry)
 
 
@@ -165,7 +179,7 @@ def _memory_graphs(_: bool) -> dict[str, Any]:
     for nodes in (1, 10, 100, 450, 1000, 2000):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for _ in range(nodes):
+            for _node in range(nodes):
                 x.add_(1)
         memory.note(f"captured {nodes} nodes", torch)
         graph.replay()
@@ -176,7 +190,7 @@ def _memory_graphs(_: bool) -> dict[str, Any]:
         while len(kept) < 6 + count:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                for _ in range(450):
+                for _node in range(450):
                     x.add_(1)
             kept.append(graph)
         memory.note(f"{count} graphs of 450 nodes in a shared pool", torch)
@@ -189,7 +203,11 @@ def _torch_properties(_: bool) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(0)
     names = [n for n in dir(properties) if not n.startswith("_")]
     facts = {n: str(getattr(properties, n)) for n in names}
-    return {"properties": facts, "arch_list": torch.cuda.get_arch_list(), "capability": torch.cuda.get_device_capability(0)}
+    return {
+        "properties": facts,
+        "arch_list": torch.cuda.get_arch_list(),
+        "capability": torch.cuda.get_device_capability(0),
+    }
 
 
 def _ceilings(dry: bool) -> dict[str, Any]:
@@ -230,8 +248,12 @@ def _api_costs(_: bool) -> dict[str, Any]:
     source = Path(__file__).with_name("api_costs.cu")
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "api_costs"
-        subprocess.run(["nvcc", "-O2", "-std=c++17", "-arch=native", "-o", str(program), str(source), "-ldl"], check=True,
-                       capture_output=True, timeout=180)
+        subprocess.run(
+            ["nvcc", "-O2", "-std=c++17", "-arch=native", "-o", str(program), str(source), "-ldl"],
+            check=True,
+            capture_output=True,
+            timeout=180,
+        )
         run = subprocess.run([str(program)], check=True, capture_output=True, text=True, timeout=180)
     return {"calls": [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]}
 
@@ -248,7 +270,7 @@ def _triton_launch(_: bool) -> dict[str, Any]:
     probe(x)
     memory.note("first Triton kernel", torch)
     samples = []
-    for _ in range(2000):
+    for _sample in range(2000):
         start_ns = time.perf_counter_ns()
         probe(x)
         samples.append(time.perf_counter_ns() - start_ns)
@@ -259,15 +281,23 @@ def _triton_launch(_: bool) -> dict[str, Any]:
 
 # In order of use; all but the last few need only seconds.
 STEPS: dict[str, Callable[[bool], dict[str, Any]]] = {
-    "ceilings": _ceilings, "nvml": _nvml_answers, "attributes": _attributes, "torch_properties": _torch_properties,
-    "memory_context": _memory_context, "memory_torch": _memory_torch, "memory_graphs": _memory_graphs, "api_costs": _api_costs,
+    "ceilings": _ceilings,
+    "nvml": _nvml_answers,
+    "attributes": _attributes,
+    "torch_properties": _torch_properties,
+    "memory_context": _memory_context,
+    "memory_torch": _memory_torch,
+    "memory_graphs": _memory_graphs,
+    "api_costs": _api_costs,
     "triton_launch": _triton_launch,
 }
 _DRY_STEPS = ("ceilings",)
 
 
 def run_facts(out: Path, budget_s: float, *, dry: bool = False, steps: Sequence[str] = ()) -> dict[str, int]:
-    """Runs the steps not yet done, each in a fresh process, into OUT/facts.jsonl. Returns counts: measured, failed, left."""
+    """Runs the steps not yet done, each in a fresh process, into OUT/facts.jsonl. Returns counts: measured, failed,
+    left.
+    """
     nvml = open_nvml(dry)
     writer = RowWriter(out / "facts.jsonl", session_facts(nvml), dry=dry)
     deadline = time.monotonic() + budget_s
@@ -279,7 +309,14 @@ def run_facts(out: Path, budget_s: float, *, dry: bool = False, steps: Sequence[
         if left <= 0:
             counts["left"] += 1
             continue
-        command = [sys.executable, "-m", "revati.calibration.measure.facts", "--step", name, *(["--dry-run"] if dry else [])]
+        command = [
+            sys.executable,
+            "-m",
+            "revati.calibration.measure.facts",
+            "--step",
+            name,
+            *(["--dry-run"] if dry else []),
+        ]
         root = str(Path(__file__).resolve().parents[3])
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)}
         try:

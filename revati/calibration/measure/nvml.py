@@ -15,19 +15,42 @@ CLOCK_GRAPHICS, CLOCK_SM, CLOCK_MEM, CLOCK_VIDEO = 0, 1, 2, 3
 
 # Calls (handle, unsigned *) that describe the device and how it is set; the facts record every answer and return code.
 UINT_CALLS = (
-    "nvmlDeviceGetPowerUsage", "nvmlDeviceGetPowerManagementLimit", "nvmlDeviceGetPowerManagementDefaultLimit",
-    "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetPersistenceMode", "nvmlDeviceGetComputeMode",
-    "nvmlDeviceGetPerformanceState", "nvmlDeviceGetMemoryBusWidth", "nvmlDeviceGetNumGpuCores", "nvmlDeviceGetBoardId",
-    "nvmlDeviceGetMaxPcieLinkGeneration", "nvmlDeviceGetMaxPcieLinkWidth", "nvmlDeviceGetCurrPcieLinkGeneration",
-    "nvmlDeviceGetCurrPcieLinkWidth", "nvmlDeviceGetGpuMaxPcieLinkGeneration", "nvmlDeviceGetPcieSpeed",
-    "nvmlDeviceGetPcieLinkMaxSpeed", "nvmlDeviceGetArchitecture", "nvmlDeviceGetBrand", "nvmlDeviceGetIndex",
-    "nvmlDeviceGetMinorNumber", "nvmlDeviceGetMultiGpuBoard", "nvmlDeviceGetDisplayMode", "nvmlDeviceGetDisplayActive",
-    "nvmlDeviceGetFanSpeed", "nvmlDeviceGetBusType", "nvmlDeviceGetIrqNum", "nvmlDeviceGetNumaNodeId",
+    "nvmlDeviceGetPowerUsage",
+    "nvmlDeviceGetPowerManagementLimit",
+    "nvmlDeviceGetPowerManagementDefaultLimit",
+    "nvmlDeviceGetEnforcedPowerLimit",
+    "nvmlDeviceGetPersistenceMode",
+    "nvmlDeviceGetComputeMode",
+    "nvmlDeviceGetPerformanceState",
+    "nvmlDeviceGetMemoryBusWidth",
+    "nvmlDeviceGetNumGpuCores",
+    "nvmlDeviceGetBoardId",
+    "nvmlDeviceGetMaxPcieLinkGeneration",
+    "nvmlDeviceGetMaxPcieLinkWidth",
+    "nvmlDeviceGetCurrPcieLinkGeneration",
+    "nvmlDeviceGetCurrPcieLinkWidth",
+    "nvmlDeviceGetGpuMaxPcieLinkGeneration",
+    "nvmlDeviceGetPcieSpeed",
+    "nvmlDeviceGetPcieLinkMaxSpeed",
+    "nvmlDeviceGetArchitecture",
+    "nvmlDeviceGetBrand",
+    "nvmlDeviceGetIndex",
+    "nvmlDeviceGetMinorNumber",
+    "nvmlDeviceGetMultiGpuBoard",
+    "nvmlDeviceGetDisplayMode",
+    "nvmlDeviceGetDisplayActive",
+    "nvmlDeviceGetFanSpeed",
+    "nvmlDeviceGetBusType",
+    "nvmlDeviceGetIrqNum",
+    "nvmlDeviceGetNumaNodeId",
     "nvmlDeviceGetAdaptiveClockInfoStatus",
 )
 # Calls (handle, char *, length).
 STRING_CALLS = (
-    "nvmlDeviceGetName", "nvmlDeviceGetUUID", "nvmlDeviceGetVbiosVersion", "nvmlDeviceGetBoardPartNumber",
+    "nvmlDeviceGetName",
+    "nvmlDeviceGetUUID",
+    "nvmlDeviceGetVbiosVersion",
+    "nvmlDeviceGetBoardPartNumber",
     "nvmlDeviceGetInforomImageVersion",
 )
 
@@ -37,8 +60,13 @@ class _Memory(ctypes.Structure):
 
 
 class _MemoryV2(ctypes.Structure):
-    _fields_ = [("version", c_uint), ("total", c_ulonglong), ("reserved", c_ulonglong), ("free", c_ulonglong),
-                ("used", c_ulonglong)]
+    _fields_ = [
+        ("version", c_uint),
+        ("total", c_ulonglong),
+        ("reserved", c_ulonglong),
+        ("free", c_ulonglong),
+        ("used", c_ulonglong),
+    ]
 
 
 class _Utilization(ctypes.Structure):
@@ -126,7 +154,8 @@ class Nvml:
                 facts[f"{name}({which})"] = self.uint(name, c_int(which))
         for threshold in range(5):
             facts[f"nvmlDeviceGetTemperatureThreshold({threshold})"] = self.uint(
-                "nvmlDeviceGetTemperatureThreshold", c_int(threshold))
+                "nvmlDeviceGetTemperatureThreshold", c_int(threshold)
+            )
         for link in range(18):
             facts[f"nvmlDeviceGetNvLinkState({link})"] = self.uint("nvmlDeviceGetNvLinkState", c_uint(link))
         low, high = c_uint(), c_uint()
@@ -157,5 +186,3 @@ class Nvml:
         function = getattr(self._lib, name)
         function.argtypes = [c_char_p, c_uint]
         return buffer.value.decode() if function(buffer, 96) == 0 else ""
-
-

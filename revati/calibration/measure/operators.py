@@ -1,12 +1,14 @@
 """Builds the operators of the sweep's cells out of torch and, where it is installed, vLLM's own kernels.
 
-Inputs are random, never zeros (zeros run faster). `cold` cells rotate weights or KV among copies that together exceed the L2 several
-times, as the layers of a model do; activations stay where the previous kernel would have left them.
+Inputs are random, never zeros (zeros run faster). `cold` cells rotate weights or KV among copies that together
+exceed the L2 several times, as the layers of a model do; activations stay where the previous kernel would have left
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 from revati.calibration.cells import MODELS, Cell
@@ -24,6 +26,11 @@ class UnsupportedCellError(RuntimeError):
     """This machine has no implementation of the cell's operator."""
 
 
+def _each(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Call]:
+    """One call per item: the rotation of weights or caches."""
+    return [partial(function, item) for item in items]
+
+
 class Work(NamedTuple):
     """What is timed: `calls` in turn. `kernel`, `framework` name the implementation as the kernel tables do."""
 
@@ -37,13 +44,15 @@ class Bench:
     """Makes the work of cells on one device and keeps buffers that several cells share.
 
     `dry` shrinks every size so that a CPU runs it; the code path is the same where the CPU has the operators.
+    `fallback` lets torch stand in for kernels that vLLM would bring.
     """
 
-    def __init__(self, dry: bool = False) -> None:
+    def __init__(self, dry: bool = False, fallback: bool = True) -> None:
         import torch
 
         self.torch = torch
         self.dry = dry
+        self.fallback = fallback
         self.device = torch.device("cuda" if torch.cuda.is_available() and not dry else "cpu")
         self.l2_bytes = 4096 if self.device.type == "cpu" else torch.cuda.get_device_properties(0).L2_cache_size
         self.vllm = None if self.device.type == "cpu" else _vllm_kernels()
@@ -55,6 +64,9 @@ class Bench:
 
     def build(self, cell: Cell) -> Work:
         """The cell's work on fresh random data. Raises UnsupportedCellError, or torch's out-of-memory error."""
+        torchs_own = cell.family in ("copy", "graph") or (cell.family == "gemm" and cell.params[0] == "bfloat16")
+        if self.vllm is None and not self.fallback and not torchs_own:
+            raise UnsupportedCellError("left for vLLM's kernels")
         return getattr(self, f"_{cell.family}")(cell)  # type: ignore[no-any-return]
 
     def release(self) -> None:
@@ -97,16 +109,18 @@ class Bench:
             weights = self._keep(("gemm", n, k, dtype, copies), lambda: [self._random(n, k) for _ in range(copies)])
             x = self._random(m, k)
             linear = torch.nn.functional.linear
-            return Work([lambda w=w: linear(x, w) for w in weights], "torch.nn.functional.linear", "torch")
+            return Work(_each(lambda w: linear(x, w), weights), "torch.nn.functional.linear", "torch")
         fp8 = torch.float8_e4m3fn
         weights = self._keep(("gemm", n, k, dtype, copies), lambda: [self._random(n, k).to(fp8) for _ in range(copies)])
         x = self._random(m, k).to(fp8)
         one = torch.ones(1, device=self.device)
         if self.vllm is not None:
             mm = self.vllm["ops"].cutlass_scaled_mm
-            return Work([lambda w=w: mm(x, w.t(), one, one, torch.bfloat16) for w in weights], "vllm.cutlass_scaled_mm", "vllm")
+            return Work(
+                _each(lambda w: mm(x, w.t(), one, one, torch.bfloat16), weights), "vllm.cutlass_scaled_mm", "vllm"
+            )
         scaled = torch._scaled_mm
-        calls: list[Call] = [lambda w=w: scaled(x, w.t(), one, one, out_dtype=torch.bfloat16) for w in weights]
+        calls = _each(lambda w: scaled(x, w.t(), one, one, out_dtype=torch.bfloat16), weights)
         return Work(calls, "torch._scaled_mm", "torch")
 
     def _moe(self, cell: Cell) -> Work:
@@ -135,7 +149,7 @@ class Bench:
             weights_k, ids, _ = fused_topk(x, gate, topk, True)
             return fused_experts(x, w1, w2, weights_k, ids)
 
-        return Work([lambda g=g: layer(g) for g in gates], "vllm_unquantizedfusedmoe_triton_tritonexperts", "vllm")
+        return Work(_each(layer, gates), "vllm_unquantizedfusedmoe_triton_tritonexperts", "vllm")
 
     def _quantize(self, cell: Cell) -> Work:
         torch = self.torch
@@ -156,12 +170,16 @@ class Bench:
     def _attn_decode(self, cell: Cell) -> Work:
         p = cell.as_dict()
         batch, kv = self._size(int(p["batch_size"]), 2), self._size(int(p["kv_len"]))
-        return self._attention([(1, kv)] * batch, int(p["num_heads"]), int(p["num_kv_heads"]), int(p["head_dim"]), cell.l2)
+        return self._attention(
+            [(1, kv)] * batch, int(p["num_heads"]), int(p["num_kv_heads"]), int(p["head_dim"]), cell.l2
+        )
 
     def _attn_prefill(self, cell: Cell) -> Work:
         p = cell.as_dict()
         batch, q = self._size(int(p["batch_size"]), 2), self._size(int(p["q_len"]))
-        return self._attention([(q, q)] * batch, int(p["num_heads"]), int(p["num_kv_heads"]), int(p["head_dim"]), cell.l2)
+        return self._attention(
+            [(q, q)] * batch, int(p["num_heads"]), int(p["num_kv_heads"]), int(p["head_dim"]), cell.l2
+        )
 
     def _attn_mixed(self, cell: Cell) -> Work:
         p = cell.as_dict()
@@ -195,24 +213,52 @@ class Bench:
         starts = torch.tensor([0, *(q for q, _ in seqs)], device=self.device).cumsum(0).to(torch.int32)
         lengths = torch.tensor([kv for _, kv in seqs], dtype=torch.int32, device=self.device)
         query = self._random(total, heads, dim)
-        key, value, out = self._random(total, kv_heads, dim), self._random(total, kv_heads, dim), torch.empty_like(query)
+        key, value, out = (
+            self._random(total, kv_heads, dim),
+            self._random(total, kv_heads, dim),
+            torch.empty_like(query),
+        )
         scale = torch.ones((), device=self.device)
         max_q, max_kv = max(q for q, _ in seqs), max(kv for _, kv in seqs)
         splits = _GRAPH_SPLITS if total <= _GRAPH_TOKENS else 0
         flash, write = self.vllm["flash"], self.vllm["ops"].reshape_and_cache_flash
         metadata = self.vllm["metadata"](
-            batch_size=len(seqs), max_seqlen_q=max_q, max_seqlen_k=max_kv, num_heads_q=heads, num_heads_kv=kv_heads,
-            headdim=dim, cache_seqlens=lengths, qkv_dtype=torch.bfloat16, cu_seqlens_q=starts, page_size=_PAGE, causal=True,
-            window_size=(-1, -1), num_splits=splits)
+            batch_size=len(seqs),
+            max_seqlen_q=max_q,
+            max_seqlen_k=max_kv,
+            num_heads_q=heads,
+            num_heads_kv=kv_heads,
+            headdim=dim,
+            cache_seqlens=lengths,
+            qkv_dtype=torch.bfloat16,
+            cu_seqlens_q=starts,
+            page_size=_PAGE,
+            causal=True,
+            window_size=(-1, -1),
+            num_splits=splits,
+        )
 
         def layer(cache: Any) -> None:
             keys, values = cache.unbind(1)
             write(key, value, keys, values, slot, "auto", scale, scale)
-            flash(q=query, k=keys, v=values, out=out, cu_seqlens_q=starts, max_seqlen_q=max_q, seqused_k=lengths,
-                  max_seqlen_k=max_kv, softmax_scale=dim**-0.5, causal=True, block_table=table, scheduler_metadata=metadata,
-                  fa_version=3, num_splits=splits)
+            flash(
+                q=query,
+                k=keys,
+                v=values,
+                out=out,
+                cu_seqlens_q=starts,
+                max_seqlen_q=max_q,
+                seqused_k=lengths,
+                max_seqlen_k=max_kv,
+                softmax_scale=dim**-0.5,
+                causal=True,
+                block_table=table,
+                scheduler_metadata=metadata,
+                fa_version=3,
+                num_splits=splits,
+            )
 
-        return Work([lambda c=c: layer(c) for c in caches], "vllm_flash_attn_fa3", "vllm")
+        return Work(_each(layer, caches), "vllm_flash_attn_fa3", "vllm")
 
     def _sdpa(self, seqs: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, copies: int) -> Work:
         """torch's attention on equal sequences; it has no paged or ragged form."""
@@ -221,10 +267,12 @@ class Bench:
         if any(s != seqs[0] for s in seqs) or (q not in (1, kv)):
             raise UnsupportedCellError("ragged batches and cached prefixes need vLLM's attention, which is not here")
         query = self._random(len(seqs), heads, q, dim)
-        caches = [(self._random(len(seqs), kv_heads, kv, dim), self._random(len(seqs), kv_heads, kv, dim)) for _ in range(copies)]
+        caches = [
+            (self._random(len(seqs), kv_heads, kv, dim), self._random(len(seqs), kv_heads, kv, dim))
+            for _ in range(copies)
+        ]
         attention = torch.nn.functional.scaled_dot_product_attention
-        calls: list[Call] = [
-            lambda c=c: attention(query, c[0], c[1], is_causal=q > 1, enable_gqa=heads != kv_heads) for c in caches]
+        calls = _each(lambda c: attention(query, c[0], c[1], is_causal=q > 1, enable_gqa=heads != kv_heads), caches)
         return Work(calls, "torch_sdpa", "torch")
 
     # Everything else of a layer
@@ -237,9 +285,11 @@ class Bench:
         if op == "emb":
             table = self._keep(("emb", vocab, hidden), lambda: [self._random(vocab, hidden)])[0]
             ids = [self._integers(vocab, tokens) for _ in range(8)]
-            return Work([lambda i=i: torch.nn.functional.embedding(i, table) for i in ids], "torch", "torch")
+            return Work(_each(lambda i: torch.nn.functional.embedding(i, table), ids), "torch", "torch")
         if op in ("input_layernorm", "final_layernorm", "post_attention_layernorm", "qk_norm"):
-            rows, width = (tokens * (model.heads + model.kv_heads), model.head_dim) if op == "qk_norm" else (tokens, hidden)
+            rows, width = (
+                (tokens * (model.heads + model.kv_heads), model.head_dim) if op == "qk_norm" else (tokens, hidden)
+            )
             x, residual, weight = self._random(rows, width), self._random(rows, width), self._random(width)
             if ops is None:
                 return Work([lambda: torch.nn.functional.rms_norm(x, (width,), weight)], "torch", "torch")
@@ -265,16 +315,25 @@ class Bench:
         if self.vllm is None:
             raise UnsupportedCellError(f"{op} comes with vLLM, which is not here")
         ops = self.vllm["ops"]
-        key, value = self._random(tokens, model.kv_heads, model.head_dim), self._random(tokens, model.kv_heads, model.head_dim)
+        key, value = (
+            self._random(tokens, model.kv_heads, model.head_dim),
+            self._random(tokens, model.kv_heads, model.head_dim),
+        )
         if op == "attn_rope":
             query = self._random(tokens, model.heads * model.head_dim)
             flat = key.view(tokens, -1)
             positions, cache = self._integers(8192, tokens), self._random(8192, model.head_dim)
-            return Work([lambda: ops.rotary_embedding(positions, query, flat, model.head_dim, cache, True)], "vllm_c", "vllm")
+            return Work(
+                [lambda: ops.rotary_embedding(positions, query, flat, model.head_dim, cache, True)], "vllm_c", "vllm"
+            )
         pages = -(-tokens // _PAGE) * 2
         keys, values = self._random(pages, 2, _PAGE, model.kv_heads, model.head_dim).unbind(1)
         slot, scale = torch.randperm(pages * _PAGE, device=self.device)[:tokens], torch.ones((), device=self.device)
-        return Work([lambda: ops.reshape_and_cache_flash(key, value, keys, values, slot, "auto", scale, scale)], "vllm_c", "vllm")
+        return Work(
+            [lambda: ops.reshape_and_cache_flash(key, value, keys, values, slot, "auto", scale, scale)],
+            "vllm_c",
+            "vllm",
+        )
 
     def _head_op(self, op: str, rows: int, vocab: int) -> Work:
         torch = self.torch
@@ -290,7 +349,11 @@ class Bench:
             if self.vllm is None or self.vllm["gumbel"] is None:
                 return Work([lambda: (logits / -torch.rand_like(logits).log()).argmax(dim=-1)], "torch", "torch")
             index, seeds = torch.arange(rows, device=self.device, dtype=torch.int32), self._integers(1 << 30, rows)
-            warm, positions, sample = torch.ones(rows, device=self.device), self._integers(4096, rows), self.vllm["gumbel"]
+            warm, positions, sample = (
+                torch.ones(rows, device=self.device),
+                self._integers(4096, rows),
+                self.vllm["gumbel"],
+            )
             return Work([lambda: sample(logits, index, warm, seeds, positions, True)], "vllm_triton", "vllm")
         top_k, top_p = torch.full((rows,), 50, device=self.device), torch.full((rows,), 0.9, device=self.device)
         if self.vllm is None or self.vllm["top_k_top_p"] is None:
@@ -306,7 +369,9 @@ class Bench:
         on_gpu = self.device.type == "cuda"
 
         def host() -> list[Any]:
-            buffer = torch.empty(1 << 30 if not self.dry else 4096, dtype=torch.uint8, pin_memory=memory == "pinned" and on_gpu)
+            buffer = torch.empty(
+                1 << 30 if not self.dry else 4096, dtype=torch.uint8, pin_memory=memory == "pinned" and on_gpu
+            )
             buffer.random_(0, 255)
             return [buffer]
 
@@ -337,8 +402,13 @@ def _vllm_kernels() -> dict[str, Any] | None:
 
     current_platform.import_kernels()
     kernels: dict[str, Any] = {
-        "ops": ops, "flash": flash_attn_varlen_func, "metadata": get_scheduler_metadata, "fused_experts": fused_experts,
-        "fused_topk": None, "gumbel": None, "top_k_top_p": None,
+        "ops": ops,
+        "flash": flash_attn_varlen_func,
+        "metadata": get_scheduler_metadata,
+        "fused_experts": fused_experts,
+        "fused_topk": None,
+        "gumbel": None,
+        "top_k_top_p": None,
     }
     optional = {
         "fused_topk": ("vllm.model_executor.layers.fused_moe.router.fused_topk_router", "fused_topk"),

@@ -1,4 +1,6 @@
-"""The operator sweep: measures the planned cells in order, writes each row at once, stops at its budget, goes on when started again."""
+"""The operator sweep: measures the planned cells in order, writes each row at once, stops at its budget, goes on
+when started again.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,13 @@ __all__ = ["main", "run_sweep"]
 _STATE_EVERY = 8  # cells between two full readings of the GPU's state; clocks are read for each
 
 
-def run_sweep(out: Path, cells: Sequence[Cell], budget_s: float, *, dry: bool = False, cupti: bool = False) -> dict[str, int]:
+def run_sweep(
+    out: Path, cells: Sequence[Cell], budget_s: float, *, dry: bool = False, cupti: bool = False, fallback: bool = True
+) -> dict[str, int]:
     """Measures `cells` into OUT/sweep.jsonl (CUPTI kernels: OUT/kernels.jsonl) for at most `budget_s` seconds.
 
-    Returns counts: measured, failed, left. Raises NoGpuError for a real run without a GPU.
+    `fallback`: torch stands in for vLLM's kernels where vLLM is not installed. Returns counts: measured, failed, left.
+    Raises NoGpuError for a real run without a GPU.
     """
     import torch
 
@@ -32,7 +37,7 @@ def run_sweep(out: Path, cells: Sequence[Cell], budget_s: float, *, dry: bool = 
         raise NoGpuError("torch sees no GPU; add --dry-run to try the code without one")
     deadline = time.monotonic() + budget_s
     writer = RowWriter(out / ("kernels.jsonl" if cupti else "sweep.jsonl"), session_facts(nvml), dry=dry)
-    bench = Bench(dry)
+    bench = Bench(dry, fallback)
     if not dry:
         _warm_up(bench)
     todo = [c for c in cells if c.key not in writer.done and not (cupti and c.family in ("copy", "graph"))]
@@ -44,7 +49,7 @@ def run_sweep(out: Path, cells: Sequence[Cell], budget_s: float, *, dry: bool = 
         try:
             values = _one(bench, cell, dry, cupti)
         except UnsupportedCellError as reason:
-            writer.error(cell.key, str(reason))
+            writer.error(cell.key, str(reason), again=True)
             counts["failed"] += 1
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError) as problem:
             writer.error(cell.key, f"{type(problem).__name__}: {problem}")
@@ -65,13 +70,22 @@ def run_sweep(out: Path, cells: Sequence[Cell], budget_s: float, *, dry: bool = 
 def _one(bench: Bench, cell: Cell, dry: bool, cupti: bool) -> dict[str, Any]:
     names = {"family": cell.family, **cell.as_dict(), "l2": cell.l2, "tier": cell.tier, "split": cell.split}
     if cell.family == "graph":
-        return {**names, "framework": "torch", "version": bench.torch.__version__, "kernel": "cudaGraphLaunch",
-                **_graph_launch(bench, int(cell.params[0]), dry)}
+        return {
+            **names,
+            "framework": "torch",
+            "version": bench.torch.__version__,
+            "kernel": "cudaGraphLaunch",
+            **_graph_launch(bench, int(cell.params[0]), dry),
+        }
     work = bench.build(cell)
     names.update(framework=work.framework, version=bench.version(work.framework), kernel=work.kernel)
     if cupti:
         kernels = kernels_of(work.calls[0]) if not dry else []
-        return {**names, "kernels": [[name, round(us, 3)] for name, us in kernels], "lat_us": round(sum(k[1] for k in kernels), 4)}
+        return {
+            **names,
+            "kernels": [[name, round(us, 3)] for name, us in kernels],
+            "lat_us": round(sum(k[1] for k in kernels), 4),
+        }
     timing: Timing = measure_dry(work.calls) if dry else _timed(work)
     return {**names, **timing.as_dict()}
 
@@ -113,8 +127,16 @@ def _graph_launch(bench: Bench, nodes: int, dry: bool) -> dict[str, Any]:
     gpu.sort()
     host.sort()
     whole.sort()
-    return {"lat_us": round(gpu[10], 3), "min_us": round(gpu[0], 3), "p90_us": round(gpu[17], 3), "host_us": round(host[10], 3),
-            "whole_us": round(whole[10], 3), "calls": 1, "replays": 20, "method": "graph"}
+    return {
+        "lat_us": round(gpu[10], 3),
+        "min_us": round(gpu[0], 3),
+        "p90_us": round(gpu[17], 3),
+        "host_us": round(host[10], 3),
+        "whole_us": round(whole[10], 3),
+        "calls": 1,
+        "replays": 20,
+        "method": "graph",
+    }
 
 
 def _warm_up(bench: Bench, seconds: float = 1.5) -> None:
@@ -136,12 +158,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--family", action="append", default=[], help="limit to a family of operators; may be repeated")
     parser.add_argument("--tiers", default="0,1,2", help="which tiers, comma-separated (default 0,1,2)")
     parser.add_argument("--limit", type=int, default=0, help="at most this many cells")
-    parser.add_argument("--cupti", action="store_true", help="kernel names and durations from CUPTI instead of operator times")
+    parser.add_argument(
+        "--cupti", action="store_true", help="kernel names and durations from CUPTI instead of operator times"
+    )
+    parser.add_argument(
+        "--no-fallback", action="store_true", help="leave out what vLLM would measure, where there is no vLLM"
+    )
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU; rows are marked dry")
     args = parser.parse_args(argv)
     try:
         cells = plan_cells(args.model, args.family, [int(t) for t in args.tiers.split(",")])
-        counts = run_sweep(args.out, cells[: args.limit or None], args.budget, dry=args.dry_run, cupti=args.cupti)
+        counts = run_sweep(
+            args.out,
+            cells[: args.limit or None],
+            args.budget,
+            dry=args.dry_run,
+            cupti=args.cupti,
+            fallback=not args.no_fallback,
+        )
     except (ValueError, NoGpuError) as problem:
         print(f"sweep: {problem}", file=sys.stderr)
         return 2

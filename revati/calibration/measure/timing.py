@@ -1,7 +1,7 @@
 """How a duration is taken: calls captured into a CUDA graph and replayed between two events; a host clock in a dry run.
 
-A graph leaves out launch gaps caused by the host, as a serving engine's decode graphs do. Where capture is not possible the calls are
-launched one by one between two events, and the row says "event".
+A graph leaves out launch gaps caused by the host, as a serving engine's decode graphs do. Where capture is not
+possible the calls are launched one by one between two events, and the row says "event".
 """
 
 from __future__ import annotations
@@ -31,13 +31,21 @@ class Timing(NamedTuple):
     method: str
 
     def as_dict(self) -> dict[str, Any]:
-        return {"lat_us": round(self.lat_us, 4), "min_us": round(self.min_us, 4), "p90_us": round(self.p90_us, 4),
-                "calls": self.calls, "replays": self.replays, "method": self.method}
+        return {
+            "lat_us": round(self.lat_us, 4),
+            "min_us": round(self.min_us, 4),
+            "p90_us": round(self.p90_us, 4),
+            "calls": self.calls,
+            "replays": self.replays,
+            "method": self.method,
+        }
 
 
 def _summary(samples_us: list[float], calls: int, method: str) -> Timing:
     ordered = sorted(samples_us)
-    return Timing(statistics.median(ordered), ordered[0], ordered[int(0.9 * (len(ordered) - 1))], calls, len(ordered), method)
+    return Timing(
+        statistics.median(ordered), ordered[0], ordered[int(0.9 * (len(ordered) - 1))], calls, len(ordered), method
+    )
 
 
 def measure(calls: Sequence[Call], *, capture: bool = True) -> Timing:
@@ -53,7 +61,7 @@ def measure(calls: Sequence[Call], *, capture: bool = True) -> Timing:
             call()
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        for call in (calls * 2)[:4]:
+        for call in [*calls, *calls, *calls, *calls][:4]:
             call()
         end.record()
         end.synchronize()

@@ -1,0 +1,328 @@
+"""The code that runs beside the card, as far as it runs without one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from revati._errors import UsageError
+from revati.calibration.cases import Batch, Run, load_case
+from revati.calibration.measure import session, sweep
+from revati.calibration.measure.client import bench_arguments
+from revati.calibration.measure.offline import engine_arguments
+from revati.calibration.measure.serving import gpu_activity, main, startup_facts
+from revati.calibration.rows import RowWriter, read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = sorted((ROOT / "validation" / "cases").glob("*.yaml"))
+
+
+def test_measuring_code_imports_without_any_third_party_package() -> None:
+    """The measuring machine has torch and little else; a heavy import in the package would be found out only there."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import revati.calibration.measure.sweep, revati.calibration.measure.facts\n"
+        "import revati.calibration.measure.session\n"
+        "import revati.calibration.cells, revati.calibration.rows\n"
+        "bad = {'numpy', 'torch', 'cffi', 'vllm', 'yaml', 'grpc'} & set(sys.modules)\n"
+        "sys.exit(f'imported {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("program", ["facts", "sweep", "serving", "session", "pack"])
+def test_the_scripts_start_from_any_folder(program: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "gpu" / program), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_committed_cases_are_valid_and_bracket_saturation(path: Path) -> None:
+    case = load_case(path)
+    assert case.name == path.stem
+    if case.runs:
+        rates = {r.name: r.rate for r in case.runs}
+        assert rates["low"] < rates["near"] < rates["over"]
+        assert case.serve_repeats >= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("name: x\nmodel: m\ngpu: g\nserver: [1]\n", "list of strings"),
+        ("name: x\nmodel: m\n", "lacks 'gpu'"),
+        ("name: x\nmodel: m\ngpu: g\nserv: {}\n", "'serv'"),
+        ("- a\n", "table"),
+        ("a: [\n", "not YAML"),
+        (
+            "name: x\nmodel: m\ngpu: g\nserve: {input: 1, output: 1, spread: 0, runs: [{name: a, rate: 1}]}\n",
+            "lacks 'prompts'",
+        ),
+    ],
+)
+def test_a_wrong_case_names_file_and_key(tmp_path: Path, text: str, word: str) -> None:
+    path = tmp_path / "case.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=word) as problem:
+        load_case(path)
+    assert str(path) in str(problem.value)
+
+
+def test_bench_arguments_say_what_the_run_says() -> None:
+    run = {
+        "name": "low",
+        "file": "low-1",
+        "rate": 4.0,
+        "prompts": 80,
+        "input": 1024,
+        "output": 128,
+        "spread": 0.5,
+        "seed": 3,
+    }
+    line = " ".join(bench_arguments(run, "/m", 81, Path("/r")))
+    for part in (
+        "--request-rate 4.0",
+        "--num-prompts 80",
+        "--random-input-len 1024",
+        "--seed 3",
+        "--ignore-eos",
+        "--save-detailed",
+        "--port 81",
+        "--result-filename low-1.json",
+    ):
+        assert part in line
+
+
+def test_engine_arguments_become_keywords() -> None:
+    given = [
+        "--max-model-len",
+        "16384",
+        "--quantization",
+        "fp8",
+        "--enforce-eager",
+        "--no-enable-prefix-caching",
+        "--gpu-memory-utilization",
+        "0.8",
+    ]
+    assert engine_arguments(given) == {
+        "max_model_len": 16384,
+        "quantization": "fp8",
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "gpu_memory_utilization": 0.8,
+    }
+
+
+def test_startup_facts_take_the_last_start() -> None:
+    log = (
+        "x GPU KV cache size: 900,000 tokens\nx GPU KV cache size: 934,128 tokens\n"
+        "Model loading took 14.99 GiB and 2.1 seconds\n"
+        "Graph capturing finished in 9 secs, took 0.67 GiB\nAvailable KV cache memory: 114.03 GiB\n"
+    )
+    assert startup_facts(log) == {
+        "kv_tokens": 934128,
+        "weights_gib": 14.99,
+        "graphs_s": 9,
+        "graphs_gib": 0.67,
+        "kv_memory_gib": 114.03,
+    }
+
+
+def test_a_profile_event_becomes_a_row() -> None:
+    event = {
+        "ph": "X",
+        "cat": "kernel",
+        "name": "k<int>",
+        "ts": 1.5,
+        "dur": 2.25,
+        "args": {"grid": [1, 2, 3], "block": [4, 1, 1], "stream": 7, "graph id": 9, "correlation": 5},
+    }
+    row = gpu_activity(event)
+    assert (row["name"], row["us"], row["grid"], row["graph"], row["correlation"]) == ("k<int>", 2.25, [1, 2, 3], 9, 5)
+
+
+def test_a_real_run_without_a_card_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    assert sweep.main(["--out", str(tmp_path), "--budget", "1"]) == 2
+    assert "no GPU to measure" in capsys.readouterr().err
+
+
+def test_a_dry_sweep_measures_marks_and_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    arguments = ["--out", str(tmp_path), "--dry-run", "--family", "gemm", "--tiers", "0", "--limit", "6"]
+    assert sweep.main(arguments) == 0
+    rows = [r for r in read_lines(tmp_path / "sweep.jsonl") if r["kind"] == "row"]
+    assert len(rows) == 6 and all(r["dry"] and r["lat_us"] > 0 for r in rows)
+    assert sweep.main(arguments) == 0
+    assert len([r for r in read_lines(tmp_path / "sweep.jsonl") if r["kind"] == "row"]) == 6
+
+
+def test_a_dry_serving_case_prints_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(
+            [
+                "--case",
+                str(ROOT / "validation" / "cases" / "llama-3.1-8b-fp8.yaml"),
+                "--out",
+                str(tmp_path),
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "--quantization fp8" in shown and shown.count("vllm bench serve") == 6
+    assert main(["--case", str(tmp_path / "no.yaml"), "--out", str(tmp_path), "--dry-run"]) == 2
+
+
+def test_a_scaled_down_case_keeps_its_shape() -> None:
+    case = load_case(ROOT / "validation" / "cases" / "llama-3.1-8b-bf16.yaml").scaled_down()
+    assert [r.name for r in case.runs] == ["low", "near", "over", "long"]
+    assert case.runs[0] == Run("low", 4.0, 4, 64, 8, 0.5, 0)
+    assert case.batches == (Batch(1, 64, 8), Batch(2, 64, 8))
+
+
+# The session
+
+
+def test_a_session_takes_steps_by_worth_time_and_means(tmp_path: Path) -> None:
+    state = session.State(tmp_path / "state.json")
+    order = [s.name for s in session.STEPS]
+    assert session.plan_steps(state, 1000, False) == session.STEPS[0]
+    for name in ("facts", "sweep-copies", "sweep-gemm"):
+        state.done[name] = 1.0
+    assert session.plan_steps(state, 1000, False) is None  # the rest needs vLLM
+    found = session.plan_steps(state, 1000, True)
+    assert found is not None and found.name == "sweep-0"
+    state.done["sweep-0"] = 1.0
+    short = session.plan_steps(state, 30, True)
+    assert short is not None and short.name == "cupti-0"  # a server would not even start
+    state.tries["serve:llama-3.1-8b-bf16"] = 3
+    later = session.plan_steps(state, 1000, True)
+    assert later is not None and order.index(later.name) > order.index("serve:llama-3.1-8b-bf16")
+    state.save()
+    assert session.State(tmp_path / "state.json").done == state.done
+
+
+def test_results_are_packed_in_parts_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+    import random
+    import tarfile
+
+    monkeypatch.setattr(session, "_PART_BYTES", 10_000)
+    work, out = tmp_path / "w", tmp_path / "out"
+    one = session.Session(work, out, 10, True)
+    noise = random.Random(1).randbytes(25_000)
+    (work / "results" / "c").mkdir()
+    (work / "results" / "c" / "x.bin").write_bytes(noise)
+    one.pack_results()
+    parts = sorted(out.glob("results.tar.xz.*"))
+    assert len(parts) == 3 and all(p.stat().st_size <= 10_000 for p in parts)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(p.read_bytes() for p in parts))) as archive:
+        member = archive.extractfile("results/c/x.bin")
+        assert member is not None and member.read() == noise
+
+
+def test_a_pack_arrives_in_parts_and_is_unpacked_when_complete(tmp_path: Path) -> None:
+    site, out = tmp_path / "site", tmp_path / "pack"
+    info = site / "vllm-1.dist-info"
+    info.mkdir(parents=True)
+    (site / "vllm").mkdir()
+    body = bytes(range(256)) * 40
+    (site / "vllm" / "__init__.py").write_bytes(b"#" + body.hex().encode())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 1\n")
+    (info / "RECORD").write_text("vllm/__init__.py,,\nvllm-1.dist-info/METADATA,,\n")
+    tool = [sys.executable, str(ROOT / "scripts" / "gpu" / "pack")]
+    done = subprocess.run(
+        [*tool, "--site", str(site), "--out", str(out), "--part-mb", "0.0003"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    folders = sorted(out.iterdir())
+    assert len(folders) > 1
+    one = session.Session(tmp_path / "w", None, 10, True)
+    arriving = tmp_path / "arriving"
+    for folder in folders:
+        assert not (one.site / ".complete").exists()
+        arriving.mkdir()
+        folder.rename(arriving / folder.name)
+        one.take_pack(arriving)
+        subprocess.run(["rm", "-r", str(arriving)], check=True)
+    assert (one.site / "vllm" / "__init__.py").read_bytes() == (site / "vllm" / "__init__.py").read_bytes()
+
+
+# The step trace
+
+
+class _Scheduler:
+    def __init__(self) -> None:
+        self.waiting: list[int] = [1]
+        self.running: list[int] = [1, 2]
+
+    def schedule(self, output: Any) -> Any:
+        return output
+
+    def update_from_output(self, output: Any, _: Any) -> str:
+        return "done"
+
+
+def _output(new: list[tuple[str, int, int]], cached: list[tuple[str, int, int]]) -> Any:
+    tokens = {name: q for name, q, _ in [*new, *cached]}
+    return SimpleNamespace(
+        total_num_scheduled_tokens=sum(tokens.values()),
+        num_scheduled_tokens=tokens,
+        scheduled_new_reqs=[SimpleNamespace(req_id=n, num_computed_tokens=c) for n, _, c in new],
+        scheduled_cached_reqs=SimpleNamespace(
+            req_ids=[n for n, _, _ in cached], num_computed_tokens=[c for _, _, c in cached]
+        ),
+    )
+
+
+def test_the_step_trace_writes_each_batch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("vllm.v1.core.sched.scheduler")
+    module.Scheduler = _Scheduler  # type: ignore[attr-defined]
+    for name in ("vllm", "vllm.v1", "vllm.v1.core", "vllm.v1.core.sched"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.syspath_prepend(str(ROOT / "revati" / "calibration" / "measure" / "plugin"))
+    monkeypatch.setenv("REVATI_STEPTRACE", str(tmp_path))
+    monkeypatch.setattr(_Scheduler, "schedule", _Scheduler.schedule)
+    monkeypatch.setattr(_Scheduler, "update_from_output", _Scheduler.update_from_output)
+    import revati_steptrace
+
+    monkeypatch.setattr(revati_steptrace, "_registered", False)
+    revati_steptrace.register()
+    scheduler = _Scheduler()
+    first, empty = _output([("a", 100, 16)], []), _output([], [])
+    second = _output([("b", 50, 0)], [("a", 1, 116), ("c", 30, 512)])
+    for batch in (first, empty, second):
+        assert scheduler.schedule(batch) is batch
+    for batch in (first, empty, second):
+        assert scheduler.update_from_output(batch, None) == "done"
+    files = list(tmp_path.glob("engine-*.jsonl"))
+    assert len(files) == 1
+    rows = [json.loads(line) for line in files[0].read_text().splitlines()]
+    assert [(r["i"], r["tokens"], r["prefill"], r["decode"]) for r in rows] == [
+        (0, 100, [[100, 116]], []),
+        (1, 81, [[50, 50], [30, 542]], [117]),
+    ]
+    assert all(r["t"] == sorted(r["t"]) for r in rows)
+
+
+def test_an_error_that_may_pass_is_tried_again(tmp_path: Path) -> None:
+    writer = RowWriter(tmp_path / "x.jsonl", {})
+    writer.error("k", "no vLLM", again=True)
+    assert "k" in writer.done  # not twice in one run
+    assert "k" not in RowWriter(tmp_path / "x.jsonl", {}).done
