@@ -1,0 +1,314 @@
+"""Durations from packs: rows of a family's table, and the operators of a running framework.
+
+An operator that the GPU's pack does not cover is borrowed from the nearest GPU that has it (ratio to the roofline x the
+own roofline, marked extrapolated), else it is the roofline (marked fallback).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from revati_predictors.families import VARIANTS, Columns, Family
+from revati_predictors.gpus import Gpu
+from revati_predictors.learned import Section
+from revati_predictors.operators import Attention, Collective, Gemm, Mla, Moe, Operator
+from revati_predictors.packs import Pack, SectionEntry, load_pack
+from revati_predictors.predictor import EXTRAPOLATED, FALLBACK, INTERPOLATED, Estimate, RooflinePredictor
+from revati_predictors.roofline import attention_work, estimate_us, quantise_us
+
+__all__ = ["LearnedPredictor"]
+
+Floats = NDArray[np.float64]
+_TRANSFER_WIDTH = 0.22  # log width that borrowing from another GPU adds
+_GROUPS = 16  # unequal sequences are predicted as at most this many lengths
+
+
+class LearnedPredictor:
+    """A Predictor backed by packs. framework / version: whose kernels operators mean, e.g. ('vllm', '0.25.1')."""
+
+    def __init__(self, gpu: Gpu, framework: str = "vllm", version: str = "", root: Path | None = None) -> None:
+        self.gpu, self.framework, self.version = gpu, framework, version
+        self._roofline = RooflinePredictor(gpu)
+        self._packs: list[Pack] = []
+        for key in dict.fromkeys((gpu.key, gpu.nearest, "h100-sxm", "a100-sxm", "h800")):
+            pack = load_pack(key, root)
+            if pack is not None and pack.entries:
+                self._packs.append(pack)
+        self._chosen: dict[tuple[Any, ...], tuple[Section, bool] | None] = {}
+
+    # --- rows of a table -----------------------------------------------------------------------------------------
+
+    def rows(self, family: Family, columns: Columns, framework: str, version: str, graph_timed: bool = False
+             ) -> tuple[Floats, Floats, Floats, NDArray[np.int64]]:
+        """(us, lo_us, hi_us, source) of rows of one variant."""
+        roof = np.asarray(family.roofline_us(self.gpu, columns), float)
+        n = len(roof)
+        us, low, high, source = roof.copy(), roof / 2.5, roof * 2.5, np.full(n, FALLBACK)
+        for texts, rows in _groups_by_text(family, columns):
+            part = {name: values[rows] for name, values in columns.items()} if len(rows) < n else columns
+            found = self._section(family, part, texts, framework, version, graph_timed)
+            if found is None:
+                continue
+            section, borrowed = found
+            y, below, above, where = section.predict(part)
+            if borrowed:
+                below, above = below + _TRANSFER_WIDTH, above + _TRANSFER_WIDTH
+                where = np.full(len(rows), EXTRAPOLATED)
+            us[rows] = roof[rows] * np.exp(y)
+            low[rows], high[rows] = roof[rows] * np.exp(y - below), roof[rows] * np.exp(y + above)
+            source[rows] = where
+        return us, low, high, source
+
+    def _section(self, family: Family, columns: Columns, texts: tuple[Any, ...], framework: str, version: str,
+                 graph_timed: bool) -> tuple[Section, bool] | None:
+        memo = (family.name, texts, framework, version, graph_timed)
+        if memo not in self._chosen:
+            self._chosen[memo] = self._find(family, columns, framework, version, graph_timed)
+        return self._chosen[memo]
+
+    def _find(self, family: Family, columns: Columns, framework: str, version: str, graph_timed: bool
+              ) -> tuple[Section, bool] | None:
+        dtypes = set(map(str, columns["dtype"].tolist())) if "dtype" in columns else set()
+        for pack in self._packs:
+            entries = pack.candidates(family.name, framework, version)
+            if graph_timed:  # what a framework launches inside a graph must not cost the host's launch time
+                entries = [e for e in entries if not dtypes & set(e.eager_dtypes)]
+            for entry in entries:
+                section = pack.section(entry)
+                if section.covers_text(columns):
+                    return section, pack.gpu.key != self.gpu.key
+        return None
+
+    def entries(self) -> list[tuple[Pack, SectionEntry]]:
+        """Sections that can be used, own ones first."""
+        return [(pack, entry) for pack in self._packs for entry in pack.entries]
+
+    # --- operators -----------------------------------------------------------------------------------------------
+
+    def predict(self, operators: Sequence[Operator]) -> list[Estimate]:
+        """One estimate for each operator; operators of one kind are evaluated together."""
+        out: list[Estimate | None] = [None] * len(operators)
+        by_kind: dict[type, list[int]] = {}
+        for i, op in enumerate(operators):
+            by_kind.setdefault(type(op), []).append(i)
+        for kind, rows in by_kind.items():
+            handler = _HANDLERS.get(kind)
+            ops = [operators[i] for i in rows]
+            estimates = handler(self, ops) if handler else self._roofline.predict(ops)
+            for i, estimate in zip(rows, estimates):
+                out[i] = estimate
+        return [e if e is not None else self._roofline.predict([op])[0] for e, op in zip(out, operators)]
+
+    def _ask(self, variant: str, columns: Columns, graph_timed: bool = True) -> list[Estimate]:
+        us, low, high, source = self.rows(VARIANTS[variant], columns, self.framework, self.version, graph_timed)
+        return [Estimate(*row) for row in zip(us.tolist(), low.tolist(), high.tolist(), source.tolist())]
+
+
+def _groups_by_text(family: Family, columns: Columns) -> list[tuple[tuple[Any, ...], NDArray[np.int64]]]:
+    """Rows by the text of their hard columns, so that each group has one section."""
+    names = [c for c in family.config if c in family.text and c not in family.soft]
+    n = len(next(iter(columns.values())))
+    if not names:
+        return [((), np.arange(n))]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, key in enumerate(zip(*(columns[c].tolist() for c in names))):
+        groups.setdefault(key, []).append(row)
+    return [(key, np.array(rows)) for key, rows in groups.items()]
+
+
+def _text(values: Sequence[str]) -> NDArray[Any]:
+    return np.array(values, dtype=object)
+
+
+def _float(values: Sequence[float]) -> Floats:
+    return np.array(values, float)
+
+
+def _scaled(e: Estimate, factor: float) -> Estimate:
+    return Estimate(e.us * factor, e.lo_us * factor, e.hi_us * factor, e.source)
+
+
+_GEMM_DTYPES = {"float16": "bfloat16", "w4a16": "bfloat16", "int8": "fp8"}
+
+
+def _gemm(self: LearnedPredictor, ops: Sequence[Gemm]) -> list[Estimate]:
+    dtypes = [_GEMM_DTYPES.get(op.dtype, op.dtype) for op in ops]
+    known = [i for i, d in enumerate(dtypes) if d in ("bfloat16", "fp8", "fp8_block", "nvfp4")]
+    out = self._roofline.predict(ops)
+    if not known:
+        return out
+    columns = {"dtype": _text([dtypes[i] for i in known]), **{c: _float([getattr(ops[i], c) for i in known]) for c in "mnk"}}
+    for i, e in zip(known, self._ask("gemm", columns)):
+        op = ops[i]
+        if op.batch > 1:  # ratio of the single product, roofline of the whole batch
+            single = estimate_us(self.gpu, Gemm(op.m, op.n, op.k, op.dtype))
+            e = _scaled(e, estimate_us(self.gpu, op) / single)
+            e = e._replace(source=max(e.source, EXTRAPOLATED), lo_us=e.lo_us * 0.8, hi_us=e.hi_us * 1.25)
+        if dtypes[i].startswith("fp8") and not op.quantised_input:
+            quant = float(quantise_us(self.gpu, op.m, op.k))
+            e = _scaled(e, max(0.4, 1.0 - quant / e.us))
+        out[i] = e
+    return out
+
+
+def _lengths(lengths: Sequence[int]) -> list[tuple[float, float]]:
+    """(length, share) of unequal sequences in at most _GROUPS groups of neighbours."""
+    ordered = np.sort(np.array(lengths, float))
+    distinct, counts = np.unique(ordered, return_counts=True)
+    if len(distinct) <= _GROUPS:
+        return [(float(v), float(c) / len(ordered)) for v, c in zip(distinct, counts)]
+    return [(float(part.mean()), len(part) / len(ordered)) for part in np.array_split(ordered, _GROUPS)]
+
+
+class _Rows:
+    """Rows of one attention variant collected for all operators, evaluated in one go."""
+
+    def __init__(self, decode: bool) -> None:
+        self.decode = decode
+        self.rows: list[tuple[Any, ...]] = []
+
+    def add(self, op: Attention, batch: float, q: float, kv: float) -> int:
+        self.rows.append((op.q_dtype if op.q_dtype != "float16" else "bfloat16",
+                          "fp8" if op.kv_dtype.startswith("fp8") else "bfloat16",
+                          op.heads_q, op.heads_kv, op.head_dim, op.window, batch, q, kv))
+        return len(self.rows) - 1
+
+    def estimates(self, predictor: LearnedPredictor) -> list[Estimate]:
+        if not self.rows:
+            return []
+        names = ("q_dtype", "kv_dtype", "num_heads", "num_kv_heads", "head_dim", "window_size", "batch_size", "q_len", "kv_len")
+        parts = list(zip(*self.rows))
+        columns = {n: _text(p) if n.endswith("dtype") else _float(p) for n, p in zip(names, parts)}
+        return predictor._ask("attn_decode" if self.decode else "attn_prefill", columns)
+
+
+def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimate]:
+    """Every sequence contributes its share of a batch of its own length; no batch ends before its longest sequence."""
+    decode, prefill = _Rows(True), _Rows(False)
+    plans: list[tuple[list[tuple[int, float]], int, list[tuple[int, float]], int]] = []
+    for op in ops:
+        ones = [kv for q, kv in op.seqs if q == 1]
+        many = [(q, kv) for q, kv in op.seqs if q > 1]
+        d = [(decode.add(op, len(ones), 1, length), share) for length, share in _lengths(ones)] if ones else []
+        d_alone = decode.add(op, 1, 1, max(ones)) if len(set(ones)) > 1 else -1
+        p = [(prefill.add(op, len(many), q, kv), share) for q, kv, share in _chunks(many)] if many else []
+        p_alone = prefill.add(op, 1, *max(many, key=lambda s: s[0] * s[1])) if len(set(many)) > 1 else -1
+        plans.append((d, d_alone, p, p_alone))
+    answers_d, answers_p = decode.estimates(self), prefill.estimates(self)
+    out = []
+    for op, (d, d_alone, p, p_alone) in zip(ops, plans):
+        parts = [_longest(_blend([(answers[i], share) for i, share in rows]), answers[alone] if alone >= 0 else None)
+                 for rows, alone, answers in ((d, d_alone, answers_d), (p, p_alone, answers_p)) if rows]
+        if not parts:
+            out.append(self._roofline.predict([op])[0])
+        elif len(parts) == 1:
+            out.append(parts[0])
+        else:
+            out.append(_mixed(self.gpu, *parts))
+    return out
+
+
+def _chunks(seqs: Sequence[tuple[int, int]]) -> list[tuple[float, float, float]]:
+    """(q, kv, share) of prefills, grouped by work when there are many different ones."""
+    counts: dict[tuple[int, int], int] = {}
+    for seq in seqs:
+        counts[seq] = counts.get(seq, 0) + 1
+    if len(counts) <= _GROUPS:
+        return [(q, kv, c / len(seqs)) for (q, kv), c in counts.items()]
+    array = np.array(sorted(seqs, key=lambda s: float(attention_work(s[0], s[1], 0))), float)
+    return [(float(part[:, 0].mean()), float(part[:, 1].mean()), len(part) / len(seqs))
+            for part in np.array_split(array, _GROUPS)]
+
+
+def _blend(weighted: Sequence[tuple[Estimate, float]]) -> Estimate:
+    us, low, high = (sum(getattr(e, f) * w for e, w in weighted) for f in ("us", "lo_us", "hi_us"))
+    return Estimate(us, low, high, max(e.source for e, _ in weighted) if len(weighted) == 1
+                    else max(INTERPOLATED, max(e.source for e, _ in weighted)))
+
+
+def _longest(batch: Estimate, alone: Estimate | None) -> Estimate:
+    if alone is None or alone.us <= batch.us:
+        return batch
+    return Estimate(alone.us, alone.lo_us, alone.hi_us, max(INTERPOLATED, alone.source, batch.source))
+
+
+_OVERLAP = 0.85  # of the shorter part's time that a mixed batch pays on top of the longer one
+
+
+def _mixed(gpu: Gpu, decode: Estimate, prefill: Estimate) -> Estimate:
+    """Decodes and prefills in one batch share launches and, in part, the SMs."""
+    floor = 3.0 * gpu.floor_us
+    short, long = sorted((decode, prefill), key=lambda e: e.us)
+    extra = _OVERLAP * max(0.0, short.us - min(floor, 0.8 * short.us))
+    us = long.us + extra
+    spread = 0.5 * extra
+    return Estimate(us, long.lo_us + max(0.0, extra - spread), long.hi_us + extra + spread,
+                    max(INTERPOLATED, decode.source, prefill.source))
+
+
+def _mla(self: LearnedPredictor, ops: Sequence[Mla]) -> list[Estimate]:
+    rows: list[tuple[Any, ...]] = []
+    plans = []
+    for op in ops:
+        ones = [kv for q, kv in op.seqs if q == 1]
+        many = [(q, kv) for q, kv in op.seqs if q > 1]
+        plan = []
+        for phase, groups, count in (("decode", [(1.0, v, s) for v, s in _lengths(ones)] if ones else [], len(ones)),
+                                     ("prefill", _chunks(many) if many else [], len(many))):
+            for q, kv, share in groups:
+                plan.append((len(rows), share))
+                kv_dtype = "fp8" if op.kv_dtype.startswith("fp8") else "bfloat16"
+                rows.append((self.framework, self.version, phase, "", "bfloat16", kv_dtype, op.heads, count, q, kv))
+        plans.append(plan)
+    names = ("framework", "version", "phase", "kernel", "q_dtype", "kv_dtype", "num_heads", "batch_size", "q_len", "kv_len")
+    answers: list[Estimate] = []
+    if rows:
+        text = VARIANTS["mla_attention"].text
+        answers = self._ask("mla_attention", {n: _text(v) if n in text else _float(v) for n, v in zip(names, zip(*rows))})
+    return [_blend([(answers[i], share) for i, share in plan]) if plan else self._roofline.predict([op])[0]
+            for op, plan in zip(ops, plans)]
+
+
+_MOE_DTYPES = {"": "bfloat16", "float16": "bfloat16", "mxfp4": "w4a16_mxfp4", "w4a16": "int4_wo", "int8": "fp8"}
+
+
+def _moe(self: LearnedPredictor, ops: Sequence[Moe]) -> list[Estimate]:
+    columns: dict[str, NDArray[Any]] = {
+        "dtype": _text([_MOE_DTYPES.get(op.dtype, op.dtype) for op in ops]),
+        "distribution": _text([op.distribution for op in ops]),
+        "num_tokens": _float([op.tokens for op in ops]), "hidden_size": _float([op.hidden for op in ops]),
+        "inter_size": _float([op.inter for op in ops]), "topk": _float([max(1, op.topk) for op in ops]),
+        "num_experts": _float([op.experts for op in ops]), "moe_tp_size": _float([op.tp for op in ops]),
+        "moe_ep_size": _float([op.ep for op in ops]),
+    }
+    return self._ask("moe", columns)
+
+
+def _collective(self: LearnedPredictor, ops: Sequence[Collective]) -> list[Estimate]:
+    out = self._roofline.predict(ops)
+    known = [i for i, op in enumerate(ops) if op.nodes <= 1 and op.ranks > 1 and op.bytes > 0
+             and op.op in ("all_reduce", "all_gather", "reduce_scatter", "alltoall")]
+    if not known:
+        return out
+    custom = f"{self.framework}_custom_ar"
+    rows = [ops[i] for i in known]
+    columns: dict[str, NDArray[Any]] = {
+        "impl": _text(["nccl" if op.impl == "nccl" else custom for op in rows]),
+        "version": _text([self.version] * len(rows)),
+        "mode": _text(["nccl-tests" if op.impl == "nccl" else "graph" for op in rows]),
+        "op": _text([op.op for op in rows]), "dtype": _text(["half"] * len(rows)),
+        "num_gpus": _float([op.ranks for op in rows]), "bytes": _float([op.bytes for op in rows]),
+    }
+    for i, e in zip(known, self._ask("comm", columns)):
+        out[i] = e
+    return out
+
+
+_HANDLERS: Mapping[type, Callable[[LearnedPredictor, Any], list[Estimate]]] = {
+    Gemm: _gemm, Attention: _attention, Mla: _mla, Moe: _moe, Collective: _collective,
+}
