@@ -101,7 +101,8 @@ rvt_host *rvt_host_new(const struct rvt_host_options *options) {
   pthread_mutex_init(&host->lock, NULL);
   host->page_fd = host->life_pipe[0] = host->life_pipe[1] = host->init_socket = -1;
   host->run_to_ns = RVT_FOREVER_NS;
-  for (int i = 0; i < RVT_MAX_SLOTS; i++) host->watch[i].syscall_fd = host->watch[i].schedstat_fd = host->watch[i].evfd = -1;
+  for (int i = 0; i < RVT_MAX_SLOTS; i++) 
+    host->watch[i].wchan_fd = host->watch[i].syscall_fd = host->watch[i].schedstat_fd = host->watch[i].evfd = -1;
   if (make_page(host) || rvt_init_start(host)) {
     rvt_host_free(host);
     return NULL;
@@ -109,6 +110,7 @@ rvt_host *rvt_host_new(const struct rvt_host_options *options) {
   host->start_ns = host->options.start_ns;
   host->real_start_ns = rvt_real_ns();
   rvt_core_init(&host->core, host->start_ns, host->options.spin_rounds, host->options.concurrent);
+  rvt_kernel_try_wchan(host->init_pid);
   rvt_kernel_find_softirq(host);
   return host;
 }

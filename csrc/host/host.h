@@ -26,7 +26,8 @@
 struct rvt_watch {
   uint64_t generation;
   int32_t pid, tid;
-  int syscall_fd;    /* /proc/<pid>/task/<tid>/syscall, -1 */
+  int wchan_fd;      /* /proc/<pid>/task/<tid>/wchan, -1 */
+  int syscall_fd;    /* .../syscall, opened when needed, -1 */
   int schedstat_fd;  /* opened for unmarked threads only, -1 */
   uint64_t runs;     /* schedstat run count of an unmarked thread */
   int evfd;          /* our copy of the thread's eventfd, -1 */
@@ -106,6 +107,7 @@ enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch);
 enum rvt_kernel rvt_kernel_unmarked(struct rvt_watch *watch, bool again);
 void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes);
 char rvt_kernel_state(int pid, int tid); /* R S D T Z..., 0 = gone */
+void rvt_kernel_try_wchan(int pid); /* with a process that sleeps */
 void rvt_kernel_find_softirq(struct rvt_host *host);
 bool rvt_kernel_softirq_busy(struct rvt_host *host);
 void rvt_kernel_name(int pid, int tid, char *name, size_t bytes);

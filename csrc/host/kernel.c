@@ -20,17 +20,21 @@ static int open_task(int pid, int tid, const char *what) {
 bool rvt_kernel_watch(struct rvt_watch *watch, int pid, int tid) {
   watch->pid = pid;
   watch->tid = tid;
-  watch->syscall_fd = open_task(pid, tid, "syscall");
-  watch->schedstat_fd = -1;
-  watch->evfd = -1;
-  return watch->syscall_fd >= 0;
+  watch->wchan_fd = open_task(pid, tid, "wchan");
+  watch->syscall_fd = watch->schedstat_fd = watch->evfd = -1;
+  return watch->wchan_fd >= 0;
+}
+
+static void shut(int *fd) {
+  if (*fd >= 0) close(*fd);
+  *fd = -1;
 }
 
 void rvt_kernel_unwatch(struct rvt_watch *watch) {
-  if (watch->syscall_fd >= 0) close(watch->syscall_fd);
-  if (watch->schedstat_fd >= 0) close(watch->schedstat_fd);
-  if (watch->evfd >= 0) close(watch->evfd);
-  watch->syscall_fd = watch->schedstat_fd = watch->evfd = -1;
+  shut(&watch->wchan_fd);
+  shut(&watch->syscall_fd);
+  shut(&watch->schedstat_fd);
+  shut(&watch->evfd);
   watch->generation = 0;
 }
 
@@ -95,6 +99,7 @@ static bool gone(int pid, int tid) {
 
 static enum rvt_kernel read_syscall(struct rvt_watch *watch, long *number, unsigned long *arg0) {
   char text[192];
+  if (watch->syscall_fd < 0) watch->syscall_fd = open_task(watch->pid, watch->tid, "syscall");
   ssize_t n = pread(watch->syscall_fd, text, sizeof(text) - 1, 0);
   if (n <= 0) return gone(watch->pid, watch->tid) ? RVT_KERNEL_GONE : RVT_KERNEL_RUNNING;
   text[n] = 0;
@@ -110,11 +115,61 @@ static enum rvt_kernel read_syscall(struct rvt_watch *watch, long *number, unsig
   return RVT_KERNEL_BLOCKED;
 }
 
+/* Where threads sleep in the calls of `waits` and `transfers`: names that need no further look. Others cost one. */
+static const char *const sleeping_places[] = {
+    "futex_do_wait",   "futex_wait_queue",  "futex_sleep_multiple",      "futex_wait_multiple",
+    "do_epoll_wait",   "ep_poll",           "do_sys_poll",               "do_poll",
+    "do_select",       "poll_schedule_timeout", "pipe_read",             "anon_pipe_read",
+    "sk_wait_data",    "wait_woken",        "unix_stream_read_generic",  "unix_stream_data_wait",
+    "inet_csk_accept", "do_wait",           "__skb_wait_for_more_packets", "sigsuspend",
+    "do_sigtimedwait", "eventfd_read",      "poll_schedule_timeout.constprop.0", "__do_sys_pause",
+};
+
+static bool sleeping_place(const char *name) {
+  for (size_t i = 0; i < sizeof(sleeping_places) / sizeof(*sleeping_places); i++)
+    if (!strcmp(name, sleeping_places[i])) return true;
+  return false;
+}
+
+/* Asleep, off the processor and with no wake-up on its way: the kernel answers under the lock that wakers take.
+ * `syscall` alone is no proof: a thread whose wake-up travels to an idle CPU still shows its old call there. */
+static bool asleep(struct rvt_watch *watch, char *place, size_t bytes) {
+  ssize_t n = pread(watch->wchan_fd, place, bytes - 1, 0);
+  if (n <= 0 || place[0] == '0') return false;
+  place[n] = 0;
+  return true;
+}
+
+static bool wchan_missing; /* not compiled in, or not for us: the state in `stat` must do */
+
+static bool surely_asleep(struct rvt_watch *watch) {
+  char place[64];
+  if (!wchan_missing) return asleep(watch, place, sizeof(place));
+  return rvt_kernel_state(watch->pid, watch->tid) == 'S';
+}
+
+void rvt_kernel_try_wchan(int pid) {
+  struct rvt_watch watch;
+  char place[64];
+  wchan_missing = true;
+  if (!rvt_kernel_watch(&watch, pid, pid)) return;
+  for (int i = 0; i < 1000 && wchan_missing; i++) {
+    wchan_missing = !asleep(&watch, place, sizeof(place));
+    if (wchan_missing) usleep(1000);
+  }
+  rvt_kernel_unwatch(&watch);
+}
+
 enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch) {
+  char place[64];
   long number;
   unsigned long arg0;
+  bool sleeps = !wchan_missing && asleep(watch, place, sizeof(place));
+  if (sleeps && sleeping_place(place)) return RVT_KERNEL_BLOCKED;
+  /* Reading `syscall` also takes a sleeper off its run queue, where the scheduler may leave it for a while. */
   enum rvt_kernel verdict = read_syscall(watch, &number, &arg0);
   if (verdict != RVT_KERNEL_BLOCKED) return verdict;
+  if (!sleeps && !surely_asleep(watch)) return RVT_KERNEL_RUNNING;
   return waits(number) || transfers(number) ? RVT_KERNEL_BLOCKED : RVT_KERNEL_OTHER;
 }
 
@@ -147,7 +202,7 @@ enum rvt_kernel rvt_kernel_unmarked(struct rvt_watch *watch, bool again) {
   uint64_t runs = field ? strtoull(field, NULL, 10) : 0;
   if (again && runs != watch->runs) return RVT_KERNEL_RUNNING;
   watch->runs = runs;
-  return RVT_KERNEL_BLOCKED;
+  return surely_asleep(watch) ? RVT_KERNEL_BLOCKED : RVT_KERNEL_RUNNING;
 }
 
 char rvt_kernel_state(int pid, int tid) {

@@ -36,7 +36,7 @@ static bool watch_slot(struct rvt_host *host, int index, uint64_t owner) {
   struct rvt_slot *slot = &host->page->slots[index];
   struct rvt_watch *watch = &host->watch[index];
   int pid = slot->pid, tid = slot->tid;
-  if (watch->generation == (owner >> 8) && watch->pid == pid && watch->tid == tid && watch->syscall_fd >= 0) return true;
+  if (watch->generation == (owner >> 8) && watch->pid == pid && watch->tid == tid && watch->wchan_fd >= 0) return true;
   rvt_kernel_unwatch(watch);
   watch->generation = owner >> 8;
   if (rvt_kernel_watch(watch, pid, tid)) {

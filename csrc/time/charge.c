@@ -59,6 +59,7 @@ void rvt_settle_charge(void) {
   if (self->settling) return;
   int64_t ahead_ns = rvt_local_ns() - rvt_clock_ns();
   if (ahead_ns <= 0 || (rvt_the_page->policy == RVT_POLICY_MEASURED && ahead_ns < RVT_EPSILON_NS)) return;
+  if (rvt_vforked()) return; /* it borrows our slot and cannot sleep in it; its parent carries the time on */
   self->settling = 1;
   rvt_sleep_clock(RVT_WAIT_CHARGE, self->local_ns);
   self->settling = 0;
