@@ -27,6 +27,9 @@ _HOST = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
+    # Rendezvous and worker sockets stay on this host, whatever its name resolves to.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
     # A kernel for every possible batch size, built before the first request: minutes of nvcc for nothing.
     "VLLM_DEEP_GEMM_WARMUP": "skip",
 }
