@@ -55,7 +55,10 @@ def add(subparsers: Any) -> None:
 
     train = verbs.add_parser("train", help="training tables to a pack")
     train.add_argument("tables", type=Path)
-    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--out", type=Path, required=True, help="folder of the new pack")
+    train.add_argument(
+        "--base", type=Path, help="folder of packs that fill in families not measured (default: installed)"
+    )
     train.set_defaults(run=_train)
 
 
@@ -123,7 +126,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from revati.calibration.train import train_pack
 
-    print(train_pack(arguments.tables, arguments.out))
+    print("\n".join(train_pack(arguments.tables, arguments.out, arguments.base)))
     return 0
 
 

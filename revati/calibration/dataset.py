@@ -113,9 +113,12 @@ def _one_condition(sessions: dict[str, dict[str, Any]]) -> dict[str, Any]:
                 raise UsageError(
                     f"the results mix two {what}: {a} ({first['time']}) and {b} ({other['time']}); keep them apart"
                 )
+    versions: dict[str, str] = {}
+    for session in ordered:  # vLLM may have come only after the first sessions
+        versions.update(session["versions"])
     return {
         "gpu": first["gpu"],
-        "versions": [s["versions"] for s in ordered][-1],
+        "versions": versions,
         "first": first["time"],
         "last": ordered[-1]["time"],
         "commands": sorted({str(s["command"]) for s in ordered}),
@@ -136,26 +139,27 @@ def _unfit(row: dict[str, Any], conditions: dict[str, Any]) -> str:
 
 
 def write_tables(measured: Measured, out: Path, kind: str = "csv") -> dict[str, int]:
-    """Writes OUT/<family>/<gpu>.<framework>-<version>.csv.gz (or .parquet) and OUT/manifest.json. Returns rows by file.
+    """Writes OUT/<table>/<gpu>.<framework>-<version>.csv.gz (or .parquet), manifest.json and conditions.json.
 
-    The same rows give the same bytes. Raises UsageError for kind "parquet" without pyarrow.
+    Tables named like a family of the published tables are for training. Beside them: `held_out/` (shapes that training
+    must not see), `<family>_warm` (weights in L2), `attn_ragged` (decode batches of unequal lengths), `layer_ops_more`
+    (operators that the published tables do not have). The same rows give the same bytes. Returns rows by file; raises
+    UsageError for kind "parquet" without pyarrow.
     """
-    tables: defaultdict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    framework, version = _framework(measured)
+    tables: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in measured.rows:
-        version = str(row.get("version", "")).split("+")[0]
-        tables[str(row["family"]), str(row["framework"]), version].append(row)
+        tables[_table_of(row)].append(row)
     written: dict[str, int] = {}
-    for (family, framework, version), rows in sorted(tables.items()):
-        columns = ["gpu", "framework", "version", "kernel", *COLUMNS[family], "lat_us", *EXTRA_COLUMNS]
-        if family == "graph":
-            columns += ["host_us", "whole_us"]
-        rows.sort(key=lambda r: str(r["key"]))
-        values = [
-            [measured.gpu if c == "gpu" else version if c == "version" else r.get(c, "") for c in columns] for r in rows
-        ]
-        name = f"{family}/{measured.gpu}.{framework}-{version}"
-        (out / family).mkdir(parents=True, exist_ok=True)
-        path = out / f"{name}.csv.gz" if kind == "csv" else out / f"{name}.parquet"
+    for table, rows in sorted(tables.items()):
+        family = str(rows[0]["family"])
+        columns = ["gpu", "framework", "version", "kernel", *COLUMNS[family], *_CONSTANT.get(family, {}), "lat_us"]
+        columns += [*EXTRA_COLUMNS, *(["host_us", "whole_us"] if family == "graph" else [])]
+        fixed = {"gpu": measured.gpu, "framework": framework, "version": version, **_CONSTANT.get(family, {})}
+        rows.sort(key=lambda r: (str(r["key"]), str(r["kernel"])))
+        values = [[_value(c, fixed[c] if c in fixed else r.get(c, "")) for c in columns] for r in rows]
+        path = out / table / f"{measured.gpu}.{framework}-{version}{'.csv.gz' if kind == 'csv' else '.parquet'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "csv":
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([columns, *values])
@@ -163,16 +167,51 @@ def write_tables(measured: Measured, out: Path, kind: str = "csv") -> dict[str, 
         else:
             _write_parquet(path, columns, values)
         written[str(path.relative_to(out))] = len(rows)
-    manifest = {
-        "gpu": measured.gpu,
-        "conditions": measured.conditions,
-        "left_out": dict(measured.left_out),
-        "tables": written,
-        "source": "measured by revati calibrate",
-        "licence": "Apache-2.0",
-    }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    manifest = [
+        {
+            "file": name,
+            "rows": rows,
+            "license": "Apache-2.0",
+            "source": f"measured by revati calibrate on {measured.gpu}",
+        }
+        for name, rows in written.items()
+    ]
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    conditions = {"gpu": measured.gpu, "conditions": measured.conditions, "left_out": dict(measured.left_out)}
+    (out / "conditions.json").write_text(json.dumps(conditions, indent=1, sort_keys=True) + "\n")
     return written
+
+
+# What the published tables say in columns that a sweep does not vary.
+_CONSTANT: dict[str, dict[str, Any]] = {"layer_ops": {"source": "revati", "gated": 1}}
+_PUBLISHED_OPS = {"emb", "input_layernorm", "post_attention_layernorm", "attn_rope", "mlp_act", "add"}
+_PUBLISHED_NAMES = {
+    "llama-3.1-8b": "meta-llama/Llama-3.1-8B",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "qwen3-30b-a3b": "Qwen/Qwen3-30B-A3B-Instruct-2507",
+}
+
+
+def _framework(measured: Measured) -> tuple[str, str]:
+    """Under which framework and version the rows are filed: vLLM's if it was there, since its kernels were measured."""
+    versions = measured.conditions["versions"]
+    return ("vllm", versions["vllm"]) if "vllm" in versions else ("torch", str(versions.get("torch", "")).split("+")[0])
+
+
+def _table_of(row: dict[str, Any]) -> str:
+    family = str(row["family"])
+    table = family
+    if family in ("gemm", "moe", "attn_decode", "attn_prefill") and row.get("l2") == "warm":
+        table = f"{family}_warm"
+    elif family == "attn_mixed" and int(row.get("spread", 0)):
+        table = "attn_ragged"
+    elif family == "layer_ops" and row.get("op") not in _PUBLISHED_OPS:
+        table = "layer_ops_more"
+    return f"held_out/{table}" if row.get("split") == "test" else table
+
+
+def _value(column: str, value: Any) -> Any:
+    return _PUBLISHED_NAMES.get(value, value) if column == "model" else value
 
 
 def _write_parquet(path: Path, columns: list[str], values: list[list[Any]]) -> None:

@@ -51,7 +51,28 @@ def test_tables_have_the_published_columns_and_the_measured_values(tmp_path: Pat
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:9] == ["gpu", "framework", "version", "kernel", "dtype", "m", "n", "k", "lat_us"]
     assert {(r["m"], r["lat_us"], r["l2"]) for r in rows} == {("8", "12.5", "cold"), ("16", "13.5", "cold")}
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["conditions"]["gpu"]["uuid"] == "GPU-1"
+    conditions = json.loads((tmp_path / "out" / "conditions.json").read_text())
+    assert conditions["conditions"]["gpu"]["uuid"] == "GPU-1"
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [(entry["file"], entry["rows"]) for entry in manifest] == list(written.items())
+
+
+def test_training_tables_hold_neither_held_out_nor_warm_nor_ragged_rows(tmp_path: Path) -> None:
+    cells = plan_cells(["llama-3.1-8b"], tiers=[0, 1])
+    session = {**session_line(), "versions": {"torch": "2.11.0+cu130", "vllm": "0.25.1"}}
+    write_lines(tmp_path / "r" / "sweep.jsonl", [session, *(row_line(c, 5.0) for c in cells)])
+    written = write_tables(load_results([tmp_path / "r"]), tmp_path / "out")
+    assert sum(written.values()) == len(cells)
+    assert all(name.endswith("h200_sxm.vllm-0.25.1.csv.gz") for name in written)
+    for name in written:
+        with gzip.open(tmp_path / "out" / name, "rt") as file:
+            rows = list(csv.DictReader(file))
+        assert {r["split"] for r in rows} == {"test" if name.startswith("held_out/") else "train"}, name
+        table = name.split("/")[-2]
+        if table in ("gemm", "attn_decode", "attn_prefill", "moe"):
+            assert {r["l2"] for r in rows} == {"cold"}
+        if table == "attn_mixed":
+            assert {(r["spread"], r["model"]) for r in rows} == {("0", "meta-llama/Llama-3.1-8B")}
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
