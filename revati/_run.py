@@ -192,7 +192,7 @@ class Run:
 
     @property
     def pricer(self) -> Any:
-        """The predictor service's pricer, None with constant durations."""
+        """The service's revati_predictors Pricer; None with constant durations."""
         return self._service.pricer if self._service is not None else None
 
     def predictor_statistics(self) -> dict[str, Any]:

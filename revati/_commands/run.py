@@ -30,6 +30,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--listen", type=int, metavar="PORT", help="offer the gRPC services on 127.0.0.1:PORT too")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="fail after so many seconds of real time")
     parser.add_argument("--limit-virtual", type=float, metavar="SECONDS", help="fail after so many virtual seconds")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write times, jumps and GPU time as JSON")
     parser.add_argument("--quiet", action="store_true", help="no summary at the end")
     parser.add_argument("--trace", action="store_true", help="log every jump of the clock on stderr")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
@@ -117,8 +118,10 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             run.spawn(argv, run.environment(argv))
             run.start()
             end = run.wait()
-        use, status = run.use(), run.coordinator.status()
+        use, status, asked = run.use(), run.coordinator.status(), run.predictor_statistics()
     error = end_error(end)
+    if arguments.report is not None:
+        write_report(arguments.report, options, end, use, status, asked)
     if not arguments.quiet:
         sys.stderr.write("\n".join(summary_lines(end, use, status)) + "\n")
     if interrupts.received:
@@ -126,6 +129,30 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     if error is not None:
         raise error
     return int(end.exit_code)
+
+
+def write_report(path: Path, options: Any, end: Any, use: Any, status: Any, asked: Any) -> None:
+    """Everything that a run can say about itself, as JSON. Raises UsageError when the file cannot be written."""
+    import dataclasses
+    import json
+
+    report = {
+        "schema": "revati-run-1",
+        "command": options.command,
+        "gpu": options.gpus.gpu.key,
+        "gpus": options.gpus.count,
+        "policy": options.policy,
+        "predictor": str(options.predictor),
+        "seed": options.seed,
+        "end": dataclasses.asdict(end),
+        "clock": dataclasses.asdict(status),
+        "use": dataclasses.asdict(use),
+        "predictor_service": asked,
+    }
+    try:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--report {path}: {error.strerror}") from error
 
 
 class Interrupts:

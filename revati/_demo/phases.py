@@ -10,11 +10,11 @@ __all__ = ["PHASES", "LogFollower", "Progress"]
 # In order of appearance; the first line that matches starts the phase. Several vLLM versions' wordings.
 PHASES: tuple[tuple[str, str], ...] = (
     ("imports", r"^"),
-    ("engine start", r"Initializing a V1 LLM engine|Waiting for engine|EngineCore"),
+    ("engine start", r"Initializing a V1 LLM engine"),
     ("model load", r"Starting to load model|Loading (?:model|weights)"),
-    ("compile", r"Start compiling function|Dynamo bytecode transform|torch\.compile"),
-    ("memory profile", r"Available KV cache memory|GPU KV cache size"),
-    ("graph capture", r"Capturing CUDA graph"),
+    ("compile", r"Start compiling|Dynamo bytecode transform|Compiling a graph|Directly load the compiled"),
+    ("kernels", r"GPU KV cache size"),
+    ("graph capture", r"Capturing CUDA graphs"),
     ("server start", r"init engine .* took|Starting vLLM (?:API )?server|Started server process"),
     ("ready", r"Application startup complete"),
 )
