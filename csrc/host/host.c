@@ -359,11 +359,19 @@ static bool check_ends(struct rvt_host *host, struct rvt_host_end *end, int64_t 
   return false;
 }
 
-/* The proof did not come about. Waits for the thread that runs, not for the processor. */
-static void wait_for_change(struct rvt_host *host, uint32_t futex, enum rvt_proof proof) {
-  host->backoff_ns = host->backoff_ns ? host->backoff_ns * 2 : 40000;
-  int64_t most_ns = proof == RVT_UNCERTAIN ? 5000000 : 1000000;
-  if (host->backoff_ns > most_ns) host->backoff_ns = most_ns;
+/* While something runs there is nothing to prove: the thread that blocks last wakes us. The hint can be wrong (a
+ * killed process, a wait that nobody marked), so the waiting has limits that grow. */
+#define RVT_BACKOFF_MOST_NS 4000000
+#define RVT_BACKOFF_LEAST_NS 40000
+
+static bool something_runs(struct rvt_host *host) {
+  return rvt_load(&host->page->running) > rvt_load(&host->page->idle_level);
+}
+
+static void wait_for_change(struct rvt_host *host, uint32_t futex) {
+  host->backoff_ns = host->backoff_ns ? host->backoff_ns * 2 : RVT_BACKOFF_LEAST_NS;
+  if (host->backoff_ns > RVT_BACKOFF_MOST_NS) host->backoff_ns = RVT_BACKOFF_MOST_NS;
+  if (host->ending && host->backoff_ns > 4 * RVT_BACKOFF_LEAST_NS) host->backoff_ns = 4 * RVT_BACKOFF_LEAST_NS;
   rvt_host_sleep(host, futex, host->backoff_ns);
 }
 
@@ -389,12 +397,10 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       rvt_host_sleep(host, futex, 20000000);
       continue;
     }
-    /* While something runs there is nothing to prove; the hint can be wrong, so look now and then. */
-    if (rvt_load(&host->page->running) > rvt_load(&host->page->idle_level) && host->backoff_ns < 1000000) {
-      host->backoff_ns = host->backoff_ns ? host->backoff_ns * 2 : 60000;
-      rvt_host_sleep(host, futex, host->backoff_ns);
-      if (rvt_load(&host->page->running) > rvt_load(&host->page->idle_level) && host->backoff_ns < 400000) continue;
-      futex = rvt_load(&host->page->coord_futex);
+    if (something_runs(host) && !host->ending && host->backoff_ns < RVT_BACKOFF_MOST_NS) {
+      wait_for_change(host, futex);
+      if (!something_runs(host)) host->backoff_ns = 0;
+      continue;
     }
     int count;
     int64_t before_ns = rvt_real_ns();
@@ -404,7 +410,8 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       host->proof_ns += (uint64_t)(rvt_real_ns() - before_ns);
       step(host, views, count);
       pthread_mutex_unlock(&host->lock);
-      if (host->idle_since_real_ns) rvt_host_sleep(host, futex, 2000000);
+      /* What was woken answers by blocking again. */
+      rvt_host_sleep(host, futex, host->idle_since_real_ns ? 2000000 : 200000);
       continue;
     }
     pthread_mutex_unlock(&host->lock);
@@ -416,7 +423,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
                host->options.stall_ms);
       break;
     }
-    wait_for_change(host, futex, proof);
+    wait_for_change(host, futex);
   }
   host->ended = end->reason;
   rvt_store(&host->page->failed, 1);

@@ -76,6 +76,7 @@ struct rvt_host {
   int softirq_count;
   int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
   int64_t backoff_ns;
+  bool ending; /* threads on their way out, whose end nobody announces */
   uint32_t unmarked; /* threads accepted by the slow proof the last time */
   uint64_t jumps, fires, rounds, aborts, slow_proofs, proof_ns, threads_seen;
 

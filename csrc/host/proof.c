@@ -71,6 +71,7 @@ struct first_look {
 
 static struct first_look look(struct rvt_host *host) {
   struct first_look found = {0};
+  host->ending = false;
   extend_scan(host);
   for (uint32_t at = 0; at < host->scan_count; at++) {
     int index = host->scan[at];
@@ -88,7 +89,7 @@ static struct first_look look(struct rvt_host *host) {
         if (watch_slot(host, index, owner) && rvt_kernel_marked(&host->watch[index]) == RVT_KERNEL_GONE)
           rvt_host_reap(host, index, owner);
         else host->last_runnable_real_ns = rvt_real_ns();
-        found.busy = true;
+        host->ending = found.busy = true;
         continue;
       case RVT_SLOT_ACTOR:
         found.actors++;
