@@ -22,13 +22,17 @@ from revati_coordinator.errors import CoordinatorError, NotRunningError
 __all__ = ["RunDirectory", "base_directory", "find_run", "live_runs"]
 
 
-def base_directory() -> Path:
-    """The owner-only folder of all run directories of this user; made if absent. Raises CoordinatorError."""
+def base_directory(make: bool = True) -> Path:
+    """The owner-only folder of all run directories of this user. Raises CoordinatorError when others can enter it.
+
+    Without `make` it may be absent: FileNotFoundError.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     usable = runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK | os.X_OK)
     base = Path(runtime) / "revati" if runtime and usable else Path("/tmp") / f"revati-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        base.mkdir(mode=0o700)
+    if make:
+        with contextlib.suppress(FileExistsError):
+            base.mkdir(mode=0o700)
     info = base.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
         raise CoordinatorError(f"{base} is not a directory that only you can enter; remove it or set XDG_RUNTIME_DIR")
@@ -89,7 +93,7 @@ def live_runs() -> dict[int, dict[str, Any]]:
     """pid -> info of every live coordinator of this user, oldest first; removes stale directories."""
     runs: dict[int, dict[str, Any]] = {}
     try:
-        entries = sorted(base_directory().iterdir(), key=_age)
+        entries = sorted(base_directory(make=False).iterdir(), key=_age)
     except FileNotFoundError:
         return {}
     for entry in entries:

@@ -91,7 +91,7 @@ def supervise(body: Callable[[], int]) -> int:
     status = _wait(coordinator, handled)
     left = kill_tree()
     with contextlib.suppress(Exception):
-        remove_directory(base_directory() / str(coordinator))
+        remove_directory(base_directory(make=False) / str(coordinator))
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)

@@ -8,10 +8,7 @@ __all__ = ["add"]
 
 
 def add(subparsers: Any) -> None:
-    try:
-        from revati_predictors.cli import add_packs_parser, add_predict_parser
-    except ImportError:
-        return
+    from revati_predictors.cli import add_packs_parser, add_predict_parser
 
     add_predict_parser(subparsers)
     add_packs_parser(subparsers)
