@@ -9,20 +9,53 @@ from __future__ import annotations
 from revati_predictors.facts import ModelFacts
 from revati_predictors.gpus import GPUS, Gpu, UnknownGpuError, find_gpu
 from revati_predictors.operators import (
-    Attention, Collective, Copy, Gemm, GraphLaunch, Mla, Moe, Operator, Quantise, Stream,
+    Attention,
+    Collective,
+    Copy,
+    Gemm,
+    GraphLaunch,
+    Mla,
+    Moe,
+    Operator,
+    Quantise,
+    Stream,
 )
 from revati_predictors.predictor import Estimate, Predictor, RooflinePredictor
 from revati_predictors.service import PredictorService
 
 __all__ = [
-    "GPUS", "Gpu", "UnknownGpuError", "find_gpu", "ModelFacts", "Operator", "Gemm", "Attention", "Mla", "Moe",
-    "Quantise", "Stream", "Copy", "Collective", "GraphLaunch", "Estimate", "Predictor", "RooflinePredictor",
-    "PredictorService", "load_predictor",
+    "GPUS",
+    "Attention",
+    "Collective",
+    "Copy",
+    "Estimate",
+    "Gemm",
+    "Gpu",
+    "GraphLaunch",
+    "Mla",
+    "ModelFacts",
+    "Moe",
+    "Operator",
+    "Predictor",
+    "PredictorService",
+    "Quantise",
+    "RooflinePredictor",
+    "Stream",
+    "UnknownGpuError",
+    "find_gpu",
+    "load_predictor",
 ]
 
 
-def load_predictor(gpu: str, kind: str = "roofline") -> Predictor:
-    """A predictor for a GPU key. kind: 'roofline'. Raises UnknownGpuError."""
-    if kind != "roofline":
-        raise ValueError(f"unknown predictor kind '{kind}'; known: roofline")
-    return RooflinePredictor(find_gpu(gpu))
+def load_predictor(gpu: str, kind: str = "auto", framework: str = "vllm", version: str = "") -> Predictor:
+    """A predictor for a GPU key. kind: 'auto' = packs where installed, 'roofline' = physics only.
+
+    Raises UnknownGpuError for an unknown key, PackError for a broken pack, ValueError for an unknown kind.
+    """
+    if kind == "roofline":
+        return RooflinePredictor(find_gpu(gpu))
+    if kind != "auto":
+        raise ValueError(f"unknown predictor kind '{kind}'; known: auto, roofline")
+    from revati_predictors.learned_predictor import LearnedPredictor
+
+    return LearnedPredictor(find_gpu(gpu), framework, version)

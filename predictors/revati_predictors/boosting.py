@@ -1,7 +1,7 @@
 """LightGBM models as compact text, and their evaluation.
 
-Only what prediction needs stays in the text (no gains, counts or weights of inner nodes, numbers in nine digits), so that
-packs stay small; LightGBM itself loads and evaluates them.
+Only what prediction needs stays in the text (no gains, counts or weights of inner nodes, few digits), so that packs
+stay small; LightGBM itself loads and evaluates them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 
 __all__ = ["Model", "compact_text"]
 
-_DROP = ("split_gain", "internal_value", "internal_weight", "internal_count", "leaf_weight", "leaf_count", "feature_infos",
-         "feature_names", "monotone_constraints")
+_DROP = (
+    "split_gain",
+    "internal_value",
+    "internal_weight",
+    "internal_count",
+    "leaf_weight",
+    "leaf_count",
+    "feature_infos",
+    "feature_names",
+    "monotone_constraints",
+)
 _NUMBERS = ("threshold", "leaf_value")
 
 
@@ -58,8 +67,15 @@ class Model:
             self._length = ctypes.c_int64()
             self._library = lightgbm.basic._LIB
             status = self._library.LGBM_BoosterPredictForMatSingleRowFastInit(
-                self._booster._handle, 0, 0, -1, 1, ctypes.c_int32(self._columns), b"num_threads=1",
-                ctypes.byref(self._fast))
+                self._booster._handle,
+                0,
+                0,
+                -1,
+                1,
+                ctypes.c_int32(self._columns),
+                b"num_threads=1",
+                ctypes.byref(self._fast),
+            )
             if status != 0:
                 self._fast = ctypes.c_void_p()
         return self._booster
@@ -70,7 +86,10 @@ class Model:
         if len(matrix) == 1 and self._fast:
             row = np.ascontiguousarray(matrix[0], np.float64)
             self._library.LGBM_BoosterPredictForMatSingleRowFast(
-                self._fast, ctypes.c_void_p(row.ctypes.data), ctypes.byref(self._length),
-                ctypes.c_void_p(self._out.ctypes.data))
-            return self._out.copy()
+                self._fast,
+                ctypes.c_void_p(row.ctypes.data),
+                ctypes.byref(self._length),
+                ctypes.c_void_p(self._out.ctypes.data),
+            )
+            return np.array(self._out)
         return np.asarray(booster.predict(matrix, num_threads=1, validate_features=False))

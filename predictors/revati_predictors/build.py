@@ -100,22 +100,38 @@ def _run(job: Job, tables: Path, out: Path, seed: int, trees: int) -> dict[str, 
     directory.mkdir(parents=True, exist_ok=True)
     (directory / job.file).write_bytes(data)
     rows = {name: values[:20000] for name, values in trained.rows.items()}
-    np.savez(out / ".rows" / f"{job.gpu}.{job.file}.npz", **rows)
+    np.savez(out / ".rows" / f"{job.gpu}.{job.file}.npz", allow_pickle=False, **rows)
     facts = trained.section.facts
     return {
-        "gpu": job.gpu, "seconds": time.monotonic() - start,
+        "gpu": job.gpu,
+        "seconds": time.monotonic() - start,
         "entry": {
-            "file": job.file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "variant": job.variant,
-            "family": job.family, "framework": job.framework, "version": job.version, "rows": int(chosen.sum()),
+            "file": job.file,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+            "variant": job.variant,
+            "family": job.family,
+            "framework": job.framework,
+            "version": job.version,
+            "rows": int(chosen.sum()),
             "eager_dtypes": _EAGER.get((job.family, job.framework, job.version), []),
-            "table": f"{job.path.parent.name}/{job.path.name}", **_licence(tables, job.path),
-            "held_out": trained.report, "box": facts["box"],
+            "table": f"{job.path.parent.name}/{job.path.name}",
+            **_licence(tables, job.path),
+            "held_out": trained.report,
+            "box": facts["box"],
         },
     }
 
 
-def train_all(tables: Path, out: Path, seed: int = 1, trees: int = 300, workers: int = 2, only: Sequence[str] = (),
-              say: Any = print) -> list[dict[str, Any]]:
+def train_all(
+    tables: Path,
+    out: Path,
+    seed: int = 1,
+    trees: int = 300,
+    workers: int = 2,
+    only: Sequence[str] = (),
+    say: Any = print,
+) -> list[dict[str, Any]]:
     """Train every section into `out` (replaced), write the manifests, return the entries with their GPU."""
     jobs = [j for j in find_jobs(tables) if not only or any(o in f"{j.gpu}/{j.file}" for o in only)]
     if not jobs:
@@ -130,14 +146,17 @@ def train_all(tables: Path, out: Path, seed: int = 1, trees: int = 300, workers:
         for job, future in zip(jobs, futures):
             result = future.result()
             results.append(result)
-            say(f"{job.gpu}/{job.file}: {result['entry']['rows']} rows, {result['seconds']:.0f} s, "
-                f"{result['entry']['held_out'].get('random', {})}", flush=True)
+            say(
+                f"{job.gpu}/{job.file}: {result['entry']['rows']} rows, {result['seconds']:.0f} s, "
+                f"{result['entry']['held_out'].get('random', {})}",
+                flush=True,
+            )
     _write_manifests(out, results, seed, trees)
     return results
 
 
 def _lower_priority() -> None:
-    os.nice(10)
+    os.nice(19)
 
 
 def _write_manifests(out: Path, results: list[dict[str, Any]], seed: int, trees: int) -> None:
@@ -150,8 +169,12 @@ def _write_manifests(out: Path, results: list[dict[str, Any]], seed: int, trees:
         if path.is_file():  # `only` was given: the other sections stay
             entries = {**{e["file"]: e for e in json.loads(path.read_text())["sections"]}, **entries}
         manifest: dict[str, Any] = {
-            "format": PACK_FORMAT, "gpu": key, "seed": seed, "trees": trees,
-            "clock_policy": "clocks not locked; back-to-back launches", "driver": "not stated by the sources",
+            "format": PACK_FORMAT,
+            "gpu": key,
+            "seed": seed,
+            "trees": trees,
+            "clock_policy": "clocks not locked; back-to-back launches",
+            "driver": "not stated by the sources",
             "sections": [entries[name] for name in sorted(entries)],
         }
         if gpu.nearest != key:

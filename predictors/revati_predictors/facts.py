@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["ModelFacts", "NO_FACTS"]
+__all__ = ["NO_FACTS", "ModelFacts"]
 
 _HF_NAMES = {
     "num_attention_heads": "heads_q",
@@ -33,8 +33,17 @@ _HF_NAMES = {
     "pipeline_parallel_size": "pp",
     "expert_parallel_size": "ep",
 }
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "auto": "", "float": "float32",
-           "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}
+_DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "auto": "",
+    "float": "float32",
+    "fp8_e4m3": "fp8",
+    "fp8_e5m2": "fp8",
+    "torch.bfloat16": "bfloat16",
+    "torch.float16": "float16",
+}
 
 
 @dataclass(frozen=True, slots=True)

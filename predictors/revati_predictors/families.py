@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from revati_predictors import roofline
 from revati_predictors.gpus import Gpu
+from revati_predictors.grid import ConfigIndex
 
-__all__ = ["Family", "FAMILIES", "VARIANTS", "Columns", "variant_of"]
+__all__ = ["FAMILIES", "VARIANTS", "Columns", "Family", "variant_of"]
 
 Columns = Mapping[str, NDArray[Any]]
 Floats = NDArray[np.float64]
@@ -33,7 +34,7 @@ class Family:
     extra: columns that the roofline or the features need besides. soft: text columns of the configuration for which
         the nearest known value will do (versions, kernels). text: columns that are not numbers.
     shape_ignores: columns that are measured together, so that a validation split must not separate them.
-    far: axis factors of the smaller nodes from which a model continues the last axis; extend: nodes that are added there.
+    far: axis factors of the smaller nodes from which a model continues the last axis; extend: nodes added there.
     region: columns whose combinations are withheld as whole regions when the trainer validates.
     roofline_us, physics: from columns of rows. slots: neighbours of a configuration in order of usefulness, in groups;
         groups up to `strict_groups` stay available for a configuration of a withheld region (unseen heads).
@@ -46,7 +47,7 @@ class Family:
     axes: tuple[str, ...]
     roofline_us: Callable[[Gpu, Columns], Floats]
     physics: Callable[[Gpu, Columns], dict[str, Floats]]
-    slots: Callable[[Key, Mapping[Key, int]], list[Slot | None]] = lambda key, known: []
+    slots: Callable[[Key, ConfigIndex], list[Slot | None]] = lambda key, known: []
     strict_slots: int = 0
     mask_axis: int = -1
     time_columns: tuple[str, ...] = ("lat_us",)
@@ -79,8 +80,18 @@ def _by_value(columns: Columns, name: str, table: Callable[[str], float]) -> Flo
     return np.array([distinct[v] for v in values.tolist()], float)
 
 
-_CODES = {"bfloat16": 0, "float16": 0, "half": 0, "fp8": 1, "fp8_block": 2, "int8": 1, "nvfp4": 3, "int4_wo": 4,
-          "w4a16_mxfp4": 5, "w4a8_mxfp4_mxfp8": 6}
+_CODES = {
+    "bfloat16": 0,
+    "float16": 0,
+    "half": 0,
+    "fp8": 1,
+    "fp8_block": 2,
+    "int8": 1,
+    "nvfp4": 3,
+    "int4_wo": 4,
+    "w4a16_mxfp4": 5,
+    "w4a8_mxfp4_mxfp8": 6,
+}
 
 
 def _code(columns: Columns, name: str) -> Floats:
@@ -88,6 +99,7 @@ def _code(columns: Columns, name: str) -> Floats:
 
 
 # --- GEMM ----------------------------------------------------------------------------------------------------------
+
 
 def _per_dtype(columns: Columns, of: Callable[[str, NDArray[np.bool_]], Floats], rows: int) -> Floats:
     out = np.empty(rows)
@@ -100,8 +112,9 @@ def _per_dtype(columns: Columns, of: Callable[[str, NDArray[np.bool_]], Floats],
 
 def _gemm_us(gpu: Gpu, columns: Columns) -> Floats:
     m, n, k = (_f(columns, c) for c in "mnk")
-    return _per_dtype(columns, lambda d, s: np.asarray(
-        roofline.gemm_us(gpu, d, m[s], n[s], k[s], 1, d.startswith("fp8"))), len(m))
+    return _per_dtype(
+        columns, lambda d, s: np.asarray(roofline.gemm_us(gpu, d, m[s], n[s], k[s], 1, d.startswith("fp8"))), len(m)
+    )
 
 
 def _waves(gpu: Gpu, m: Floats, n: Floats) -> dict[str, Floats]:
@@ -124,13 +137,20 @@ def _gemm_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
         s = dtypes == dtype
         terms[0, s], terms[1, s] = roofline.gemm_terms(gpu, str(dtype), m[s], n[s], k[s])
     return {
-        "dtype": _code(columns, "dtype"), "log_m": np.log2(m), "log_n": np.log2(n), "log_k": np.log2(k),
-        "odd_m": m % 2, "log_compute": np.log(terms[0]), "log_intensity": np.log(terms[0] / terms[1]),
-        "log_weights": np.log2(n * k), **_waves(gpu, m, n),
+        "dtype": _code(columns, "dtype"),
+        "log_m": np.log2(m),
+        "log_n": np.log2(n),
+        "log_k": np.log2(k),
+        "odd_m": m % 2,
+        "log_compute": np.log(terms[0]),
+        "log_intensity": np.log(terms[0] / terms[1]),
+        "log_weights": np.log2(n * k),
+        **_waves(gpu, m, n),
     }
 
 
 # --- attention -----------------------------------------------------------------------------------------------------
+
 
 def _kv_bytes(columns: Columns) -> Floats:
     return _by_value(columns, "kv_dtype", lambda v: 1.0 if v.startswith("fp8") else 2.0)
@@ -139,13 +159,13 @@ def _kv_bytes(columns: Columns) -> Floats:
 def _attention_us(gpu: Gpu, columns: Columns, decode: bool) -> Floats:
     kv = _f(columns, "kv_len")
     q = np.ones(len(kv)) if decode else _f(columns, "q_len")
-    args = [_f(columns, c) for c in ("num_heads", "num_kv_heads", "head_dim")]
+    hq, hkv, hd = (_f(columns, c) for c in ("num_heads", "num_kv_heads", "head_dim"))
     window = _f(columns, "window_size")
     batch = _f(columns, "batch_size")
-    us = np.asarray(roofline.attention_us(gpu, batch, q, kv, *args, _kv_bytes(columns), window))
+    us = np.asarray(roofline.attention_us(gpu, batch, q, kv, hq, hkv, hd, _kv_bytes(columns), window))
     fp8 = np.asarray(columns["q_dtype"]) == "fp8"
     if fp8.any():
-        low = np.asarray(roofline.attention_us(gpu, batch, q, kv, *args, _kv_bytes(columns), window, "fp8"))
+        low = np.asarray(roofline.attention_us(gpu, batch, q, kv, hq, hkv, hd, _kv_bytes(columns), window, "fp8"))
         us = np.where(fp8, low, us)
     return us
 
@@ -160,10 +180,21 @@ def _attention_physics(gpu: Gpu, columns: Columns, decode: bool) -> dict[str, Fl
     blocks = batch * hkv if decode else batch * hq * np.ceil(q / 128.0)
     waves = blocks / gpu.sms
     out = {
-        "q_dtype": _code(columns, "q_dtype"), "kv_dtype": _code(columns, "kv_dtype"), "log_batch": np.log2(batch),
-        "log_kv": np.log2(kv), "log_seen": np.log2(seen), "log_q": np.log2(q), "hq": hq, "hkv": hkv, "group": hq / hkv,
-        "head_dim": hd, "window": window, "log_blocks": np.log2(blocks), "log_work": np.log2(work * batch * hq * hd),
-        "log_kv_bytes": np.log2(batch * seen * hkv * hd), "log_tokens": np.log2(batch * q * hq * hd),
+        "q_dtype": _code(columns, "q_dtype"),
+        "kv_dtype": _code(columns, "kv_dtype"),
+        "log_batch": np.log2(batch),
+        "log_kv": np.log2(kv),
+        "log_seen": np.log2(seen),
+        "log_q": np.log2(q),
+        "hq": hq,
+        "hkv": hkv,
+        "group": hq / hkv,
+        "head_dim": hd,
+        "window": window,
+        "log_blocks": np.log2(blocks),
+        "log_work": np.log2(work * batch * hq * hd),
+        "log_kv_bytes": np.log2(batch * seen * hkv * hd),
+        "log_tokens": np.log2(batch * q * hq * hd),
         "wave_loss": np.where(waves < 1, waves, np.ceil(waves) / waves),
         "wave_loss_2": np.where(waves < 0.5, 2 * waves, np.ceil(2 * waves) / (2 * waves)),
         "splits": np.floor(gpu.sms / np.maximum(batch * hkv, 1.0)),
@@ -176,7 +207,7 @@ def _attention_physics(gpu: Gpu, columns: Columns, decode: bool) -> dict[str, Fl
 
 
 def _schedule(gpu: Gpu, name: str, tile: int, rows: Floats, seen: Floats, copies: Floats) -> dict[str, Floats]:
-    """How query tiles of growing causal length fill the SMs when the longest go first: `copies` tiles of each length."""
+    """How causal query tiles of growing length fill the SMs, the longest first: `copies` tiles of each length."""
     lengths = np.ceil(rows / tile)
     full = lengths * copies
     limit = np.maximum(1.0, np.ceil(seen / np.maximum(rows, 1.0) * lengths))  # a window caps the length of a tile
@@ -186,37 +217,16 @@ def _schedule(gpu: Gpu, name: str, tile: int, rows: Floats, seen: Floats, copies
     total = np.where(limit < lengths, copies * (lengths * limit), copies * lengths * (lengths + 1) / 2)
     waves = full / gpu.sms
     balanced = total / gpu.sms
-    return {f"tiles_{name}": np.log2(full), f"wave_loss_{name}": np.where(waves < 1, waves, np.ceil(waves) / waves),
-            f"imbalance_{name}": np.where(waves < 12, makespan / balanced, 1.0),
-            f"longest_{name}": np.minimum(lengths, limit) / balanced, f"fill_{name}": rows / tile / lengths}
+    return {
+        f"tiles_{name}": np.log2(full),
+        f"wave_loss_{name}": np.where(waves < 1, waves, np.ceil(waves) / waves),
+        f"imbalance_{name}": np.where(waves < 12, makespan / balanced, 1.0),
+        f"longest_{name}": np.minimum(lengths, limit) / balanced,
+        f"fill_{name}": rows / tile / lengths,
+    }
 
 
-def _next(known: Mapping[Key, int], key: Key, at: int, up: bool) -> Key | None:
-    """The known configuration that differs only in column `at`, nearest above or below."""
-    best: Key | None = None
-    for other in _lines(known, at).get(key[:at] + key[at + 1:], ()):
-        value = other[at]
-        if (value > key[at]) if up else (value < key[at]):
-            if best is None or ((value < best[at]) if up else (value > best[at])):
-                best = other
-    return best
-
-
-_LINES: dict[tuple[int, int], dict[Key, list[Key]]] = {}
-
-
-def _lines(known: Mapping[Key, int], at: int) -> dict[Key, list[Key]]:
-    """Configurations by all their columns but one; kept per mapping object."""
-    where = (id(known), at)
-    if where not in _LINES or sum(map(len, _LINES[where].values())) != len(known):
-        lines: dict[Key, list[Key]] = {}
-        for key in known:
-            lines.setdefault(key[:at] + key[at + 1:], []).append(key)
-        _LINES[where] = lines
-    return _LINES[where]
-
-
-def _attention_slots(key: Key, known: Mapping[Key, int]) -> list[Slot | None]:
+def _attention_slots(key: Key, known: ConfigIndex) -> list[Slot | None]:
     """Same work spread otherwise (twice the heads, half the batch), then other heads, then other windows.
 
     Never another data type: tables are measured and withheld for all types at once, so that a neighbour of another type
@@ -231,12 +241,16 @@ def _attention_slots(key: Key, known: Mapping[Key, int]) -> list[Slot | None]:
     return [
         slot((q_dtype, kv_dtype, hq * 2, hkv * 2, hd, window), (0.5, 1.0)),
         slot((q_dtype, kv_dtype, hq / 2, hkv / 2, hd, window), (2.0, 1.0)),
-        slot(_next(known, key, 2, False)), slot(_next(known, key, 2, True)),
-        slot(_next(known, key, 3, False)), slot(_next(known, key, 3, True)),
+        slot(known.next_to(key, 2, False)),
+        slot(known.next_to(key, 2, True)),
+        slot(known.next_to(key, 3, False)),
+        slot(known.next_to(key, 3, True)),
         slot((q_dtype, kv_dtype, hq * 4, hkv * 4, hd, window), (0.25, 1.0)),
         slot((q_dtype, kv_dtype, hq / 4, hkv / 4, hd, window), (4.0, 1.0)),
-        slot(_next(known, key, 4, False)), slot(_next(known, key, 4, True)),
-        slot(_next(known, key, 5, False)), slot(_next(known, key, 5, True)),
+        slot(known.next_to(key, 4, False)),
+        slot(known.next_to(key, 4, True)),
+        slot(known.next_to(key, 5, False)),
+        slot(known.next_to(key, 5, True)),
     ]
 
 
@@ -250,14 +264,19 @@ def _skew(columns: Columns) -> Floats:
 
 
 def _moe_columns(columns: Columns) -> tuple[Floats, ...]:
-    return tuple(_f(columns, c) for c in ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts",
-                                          "moe_tp_size", "moe_ep_size"))
+    return tuple(
+        _f(columns, c)
+        for c in ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+    )
 
 
 def _moe_us(gpu: Gpu, columns: Columns) -> Floats:
     args = _moe_columns(columns)
-    return _per_dtype(columns, lambda d, s: np.asarray(
-        roofline.moe_us(gpu, _MOE_WEIGHT.get(d, d), *(a[s] for a in args))), len(args[0]))
+    return _per_dtype(
+        columns,
+        lambda d, s: np.asarray(roofline.moe_us(gpu, _MOE_WEIGHT.get(d, d), *(a[s] for a in args))),
+        len(args[0]),
+    )
 
 
 def _moe_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
@@ -266,13 +285,24 @@ def _moe_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
     width = inter / tp
     per_expert = pairs / active
     out = {
-        "dtype": _code(columns, "dtype"), "skew": _skew(columns), "log_tokens": np.log2(tokens), "topk": topk,
-        "log_hidden": np.log2(hidden), "log_width": np.log2(width), "log_experts": np.log2(experts),
-        "log_local": np.log2(np.maximum(1, experts / ep)), "log_ep": np.log2(ep), "log_tp": np.log2(tp),
-        "log_pairs": np.log2(pairs), "log_active": np.log2(np.maximum(active, 1e-3)),
-        "log_per_expert": np.log2(per_expert), "log_global_per_expert": np.log2(tokens * topk / experts),
-        "log_weight_bytes": np.log2(active * hidden * width), "log_flops": np.log2(pairs * hidden * width),
-        "log_token_bytes": np.log2(tokens * hidden), "log_pair_bytes": np.log2(pairs * width),
+        "dtype": _code(columns, "dtype"),
+        "skew": _skew(columns),
+        "log_tokens": np.log2(tokens),
+        "topk": topk,
+        "log_hidden": np.log2(hidden),
+        "log_width": np.log2(width),
+        "log_experts": np.log2(experts),
+        "log_local": np.log2(np.maximum(1, experts / ep)),
+        "log_ep": np.log2(ep),
+        "log_tp": np.log2(tp),
+        "log_pairs": np.log2(pairs),
+        "log_active": np.log2(np.maximum(active, 1e-3)),
+        "log_per_expert": np.log2(per_expert),
+        "log_global_per_expert": np.log2(tokens * topk / experts),
+        "log_weight_bytes": np.log2(active * hidden * width),
+        "log_flops": np.log2(pairs * hidden * width),
+        "log_token_bytes": np.log2(tokens * hidden),
+        "log_pair_bytes": np.log2(pairs * width),
     }
     for tile in (16, 64, 128):
         rows = active * np.ceil(np.maximum(per_expert, 1.0) / tile)
@@ -282,7 +312,7 @@ def _moe_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
     return out
 
 
-def _moe_slots(key: Key, known: Mapping[Key, int]) -> list[Slot | None]:
+def _moe_slots(key: Key, known: ConfigIndex) -> list[Slot | None]:
     """Other splits of the same model; never another routing or data type (see _attention_slots)."""
     dtype, distribution, hidden, inter, topk, experts, tp, ep = key
     out: list[Slot | None] = []
@@ -299,6 +329,7 @@ def _moe_slots(key: Key, known: Mapping[Key, int]) -> list[Slot | None]:
 
 # --- collectives, quantisation, MLA, layers, mixed attention ---------------------------------------------------------
 
+
 def _comm_us(gpu: Gpu, columns: Columns) -> Floats:
     nbytes, ranks = _f(columns, "bytes"), _f(columns, "num_gpus")
     out = np.empty(len(nbytes))
@@ -307,7 +338,9 @@ def _comm_us(gpu: Gpu, columns: Columns) -> Floats:
         for op in dict.fromkeys(ops.tolist()):
             s = (impl == i) & (ops == op)
             if s.any():
-                out[s] = roofline.collective_us(gpu, str(op), nbytes[s], ranks[s], 1, "nccl" if i == "nccl" else "custom")
+                out[s] = roofline.collective_us(
+                    gpu, str(op), nbytes[s], ranks[s], 1, "nccl" if i == "nccl" else "custom"
+                )
     return out
 
 
@@ -315,6 +348,7 @@ def _plain_physics(*names: str) -> Callable[[Gpu, Columns], dict[str, Floats]]:
     def physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
         del gpu
         return {f"log_{name}": np.log2(_f(columns, name) + 1.0) for name in names}
+
     return physics
 
 
@@ -328,8 +362,11 @@ def _vidur_comm_us(gpu: Gpu, columns: Columns) -> Floats:
     nbytes, ranks = _f(columns, "bytes"), _f(columns, "num_gpus")
     nodes = np.where(_f(columns, "devices_per_node") < ranks, 2.0, 1.0)
     reduce = np.asarray(columns["op"]) == "all_reduce"
-    return np.where(reduce, np.asarray(roofline.collective_us(gpu, "all_reduce", nbytes, ranks, nodes)),
-                    np.asarray(roofline.collective_us(gpu, "send_recv", nbytes, ranks, nodes)))
+    return np.where(
+        reduce,
+        np.asarray(roofline.collective_us(gpu, "all_reduce", nbytes, ranks, nodes)),
+        np.asarray(roofline.collective_us(gpu, "send_recv", nbytes, ranks, nodes)),
+    )
 
 
 def _quantise_us(gpu: Gpu, columns: Columns) -> Floats:
@@ -338,18 +375,26 @@ def _quantise_us(gpu: Gpu, columns: Columns) -> Floats:
 
 def _mla_us(gpu: Gpu, columns: Columns) -> Floats:
     q, kv = _f(columns, "q_len"), _f(columns, "kv_len")
-    return np.asarray(roofline.mla_us(gpu, _f(columns, "batch_size"), q, kv, _f(columns, "num_heads"), _kv_bytes(columns)))
+    return np.asarray(
+        roofline.mla_us(gpu, _f(columns, "batch_size"), q, kv, _f(columns, "num_heads"), _kv_bytes(columns))
+    )
 
 
 def _mla_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
     batch, q, kv, heads = (_f(columns, c) for c in ("batch_size", "q_len", "kv_len", "num_heads"))
     waves = batch * np.ceil(heads / 64) * np.ceil(q / 64) / gpu.sms
-    return {"log_batch": np.log2(batch), "log_q": np.log2(q), "log_kv": np.log2(kv), "log_heads": np.log2(heads),
-            "kv_dtype": _code(columns, "kv_dtype"), "decode": (np.asarray(columns["phase"]) == "decode").astype(float),
-            "wave_loss": np.where(waves < 1, waves, np.ceil(waves) / waves)}
+    return {
+        "log_batch": np.log2(batch),
+        "log_q": np.log2(q),
+        "log_kv": np.log2(kv),
+        "log_heads": np.log2(heads),
+        "kv_dtype": _code(columns, "kv_dtype"),
+        "decode": (np.asarray(columns["phase"]) == "decode").astype(float),
+        "wave_loss": np.where(waves < 1, waves, np.ceil(waves) / waves),
+    }
 
 
-def _mla_slots(key: Key, known: Mapping[Key, int]) -> list[Slot | None]:
+def _mla_slots(key: Key, known: ConfigIndex) -> list[Slot | None]:
     """Same work: twice the heads and half the batch; then the nearest heads, then another tp."""
     at = len(key) - 1
     out: list[Slot | None] = []
@@ -357,7 +402,7 @@ def _mla_slots(key: Key, known: Mapping[Key, int]) -> list[Slot | None]:
         candidate = (*key[:at], key[at] * factor)
         out.append((candidate, (batch, 1.0)) if candidate in known else None)
     for up in (False, True):
-        found = _next(known, key, at, up)
+        found = known.next_to(key, at, up)
         out.append((found, (1.0, 1.0)) if found else None)
     return out
 
@@ -367,9 +412,9 @@ def _bmm_us(gpu: Gpu, columns: Columns) -> Floats:
     return np.asarray(roofline.gemm_us(gpu, "bfloat16", tokens, 512.0, 128.0, heads))
 
 
-def _head_slots(key: Key, known: Mapping[Key, int]) -> list[Slot | None]:
+def _head_slots(key: Key, known: ConfigIndex) -> list[Slot | None]:
     at = len(key) - 1
-    found = (_next(known, key, at, up) for up in (False, True))
+    found = (known.next_to(key, at, up) for up in (False, True))
     return [(f, (1.0,)) if f else None for f in found]
 
 
@@ -384,11 +429,22 @@ def _layer_shape(columns: Columns) -> tuple[NDArray[np.bool_], Floats, Floats, F
     kv_local = np.maximum(1.0, kv / tp)
     qkv = heads / tp * head_dim + 2 * kv_local * head_dim
     up = inter / tp * (1.0 + gated)
-    n = np.select([op == "attn_pre_proj", op == "attn_post_proj", op == "mlp_up_proj", op == "mlp_down_proj",
-                   op == "lm_head_linear", op == "lm_head"], [qkv, hidden, up, hidden, vocab / tp, vocab / tp], 0.0)
+    n = np.select(
+        [
+            op == "attn_pre_proj",
+            op == "attn_post_proj",
+            op == "mlp_up_proj",
+            op == "mlp_down_proj",
+            op == "lm_head_linear",
+            op == "lm_head",
+        ],
+        [qkv, hidden, up, hidden, vocab / tp, vocab / tp],
+        0.0,
+    )
     k = np.select([op == "attn_post_proj", op == "mlp_down_proj"], [hidden / tp, inter / tp], hidden)
-    per_token = np.select([op == "mlp_act", op == "attn_rope", op == "add"], [3.0 * inter / tp, 2.0 * qkv, 3.0 * hidden],
-                          2.5 * hidden)
+    per_token = np.select(
+        [op == "mlp_act", op == "attn_rope", op == "add"], [3.0 * inter / tp, 2.0 * qkv, 3.0 * hidden], 2.5 * hidden
+    )
     return n > 0, n, k, 2.0 * per_token
 
 
@@ -404,15 +460,21 @@ def _layer_us(gpu: Gpu, columns: Columns) -> Floats:
 def _layer_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
     product, n, k, per_token = _layer_shape(columns)
     m = _f(columns, "num_tokens")
-    return {"log_m": np.log2(m), "log_n": np.log2(n + 1), "log_k": np.log2(k), "log_bytes": np.log2(per_token * m),
-            "product": product.astype(float),
-            "op": _by_value(columns, "op", lambda v: float(sum(map(ord, v)) % 997)), **_waves(gpu, m, np.maximum(n, 1))}
+    return {
+        "log_m": np.log2(m),
+        "log_n": np.log2(n + 1),
+        "log_k": np.log2(k),
+        "log_bytes": np.log2(per_token * m),
+        "product": product.astype(float),
+        "op": _by_value(columns, "op", lambda v: float(sum(map(ord, v)) % 997)),
+        **_waves(gpu, m, np.maximum(n, 1)),
+    }
 
 
-def _layer_slots(key: Key, known: Mapping[Key, int]) -> list[Slot | None]:
+def _layer_slots(key: Key, known: ConfigIndex) -> list[Slot | None]:
     """Another split of the same model, then other models: nothing but `tp` is comparable without its physics."""
     at = 2
-    found = (_next(known, key, at, up) for up in (False, True))
+    found = (known.next_to(key, at, up) for up in (False, True))
     return [(f, (1.0,)) if f else None for f in found]
 
 
@@ -425,8 +487,14 @@ def _mixed_us(gpu: Gpu, columns: Columns) -> Floats:
     heads, kv_heads, hd = (_f(columns, c) for c in ("heads_q", "heads_kv", "head_dim"))
     chunk, cached, n, kv = (_f(columns, c) for c in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"))
     floor = 3.0 * gpu.floor_us
-    prefill = np.asarray(roofline.attention_us(gpu, 1.0, np.maximum(chunk, 2.0), np.maximum(chunk, 2.0) + cached, heads,
-                                               kv_heads, hd, 2.0)) - floor
+    prefill = (
+        np.asarray(
+            roofline.attention_us(
+                gpu, 1.0, np.maximum(chunk, 2.0), np.maximum(chunk, 2.0) + cached, heads, kv_heads, hd, 2.0
+            )
+        )
+        - floor
+    )
     decode = np.asarray(roofline.attention_us(gpu, np.maximum(n, 1.0), 1.0, kv + 1.0, heads, kv_heads, hd, 2.0)) - floor
     return floor + np.where(chunk > 0, prefill, 0.0) + np.where(n > 0, decode, 0.0)
 
@@ -436,10 +504,19 @@ def _mixed_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
     chunk, cached, n, kv = (_f(columns, c) for c in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"))
     waves = heads * np.ceil(chunk / 128) / gpu.sms
     total = waves + n * kv_heads / gpu.sms
-    return {"chunk": np.log2(chunk + 1), "cached": np.log2(cached + 1), "n": np.log2(n + 1), "kv": np.log2(kv + 1),
-            "hq": heads, "hkv": kv_heads, "prefill_work": np.log2(chunk * (cached + chunk / 2) * heads + 1),
-            "decode_work": np.log2(n * kv * kv_heads + 1), "waves": waves, "total_waves": total,
-            "wave_loss": np.ceil(total) / np.maximum(total, 1e-6)}
+    return {
+        "chunk": np.log2(chunk + 1),
+        "cached": np.log2(cached + 1),
+        "n": np.log2(n + 1),
+        "kv": np.log2(kv + 1),
+        "hq": heads,
+        "hkv": kv_heads,
+        "prefill_work": np.log2(chunk * (cached + chunk / 2) * heads + 1),
+        "decode_work": np.log2(n * kv * kv_heads + 1),
+        "waves": waves,
+        "total_waves": total,
+        "wave_loss": np.ceil(total) / np.maximum(total, 1e-6),
+    }
 
 
 _LISTS = ("prefill_seq_lens", "prefill_kv_cache_sizes", "decode_kv_cache_sizes", "seq_lens")
@@ -454,7 +531,8 @@ def _lists_batches(columns: Columns) -> list[tuple[Floats, Floats, Floats]]:
     out = []
     sizes = _f(columns, "kv_cache_size").tolist()
     for mode, lens, cached, decodes, even, prefill, size in zip(
-            *(columns[c].tolist() for c in ("mode", *_LISTS, "is_prefill")), sizes):
+        *(columns[c].tolist() for c in ("mode", *_LISTS, "is_prefill")), sizes
+    ):
         if mode == "true_mixed":
             new, old, keys = _numbers(lens), _numbers(cached), _numbers(decodes)
             old = old if len(old) == len(new) else np.zeros(len(new))
@@ -469,7 +547,7 @@ def _lists_batches(columns: Columns) -> list[tuple[Floats, Floats, Floats]]:
 
 def _lists_sums(gpu: Gpu, columns: Columns) -> tuple[Floats, Floats, Floats]:
     """(prefill roofline, decode roofline, tokens) of every row, from its individual sequences."""
-    heads, kv_heads, width = (_f(columns, c) for c in ("n_q_head", "n_kv_head", "n_embd"))
+    heads, kv_heads, _width = (_f(columns, c) for c in ("n_q_head", "n_kv_head", "n_embd"))
     floor = 3.0 * gpu.floor_us
     sums = np.zeros((3, len(heads)))
     for row, (new, old, keys) in enumerate(_lists_batches(columns)):
@@ -493,12 +571,17 @@ def _lists_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
     prefill, decode, tokens = _lists_sums(gpu, columns)
     batches = _lists_batches(columns)
     return {
-        "prefill": prefill, "decode": decode, "tokens": tokens, "heads": _f(columns, "n_q_head"),
-        "kv_heads": _f(columns, "n_kv_head"), "width": _f(columns, "n_embd"), "tp": _f(columns, "tp"),
+        "prefill": prefill,
+        "decode": decode,
+        "tokens": tokens,
+        "heads": _f(columns, "n_q_head"),
+        "kv_heads": _f(columns, "n_kv_head"),
+        "width": _f(columns, "n_embd"),
+        "tp": _f(columns, "tp"),
         "prefills": np.array([len(new) for new, _, _ in batches], float),
         "decodes": np.array([len(keys) for _, _, keys in batches], float),
-        "longest": np.array([max(new.max(initial=0), keys.max(initial=0)) for new, _, keys in batches], float),
-        "longest_cached": np.array([old.max(initial=0) for _, old, _ in batches], float),
+        "longest": np.array([float(max([0.0, *new, *keys])) for new, _, keys in batches]),
+        "longest_cached": np.array([float(max([0.0, *old])) for _, old, _ in batches]),
         "mixed": (np.asarray(columns["mode"]) == "true_mixed").astype(float),
     }
 
@@ -506,60 +589,217 @@ def _lists_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
 # Half and a quarter of the keys, for the same and for more sequences: equal bytes on equally busy SMs.
 _FAR = ((1, 0.5), (1, 0.25), (2, 0.5), (2, 0.25), (4, 0.25), (4, 0.125), (8, 0.125))
 _ATTENTION_CONFIG = ("q_dtype", "kv_dtype", "num_heads", "num_kv_heads", "head_dim", "window_size")
-_MOE_CONFIG = ("dtype", "distribution", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+_MOE_CONFIG = (
+    "dtype",
+    "distribution",
+    "hidden_size",
+    "inter_size",
+    "topk",
+    "num_experts",
+    "moe_tp_size",
+    "moe_ep_size",
+)
 
-VARIANTS: dict[str, Family] = {f.name: f for f in (
-    Family("gemm", "gemm", ("dtype",), ("m", "n", "k"), _gemm_us, _gemm_physics, mask_axis=0,
-           text=frozenset({"dtype"}), region=("n", "k")),
-    Family("attn_prefill", "attn_prefill", _ATTENTION_CONFIG, ("batch_size", "q_len"),
-           lambda g, c: _attention_us(g, c, False), lambda g, c: _attention_physics(g, c, False), _attention_slots, 10,
-           text=frozenset({"q_dtype", "kv_dtype"}), extra=("kv_len",),
-           region=("num_heads", "num_kv_heads", "head_dim"), far=_FAR,
-           extend={"q_len": (16384, 24576, 32768, 65536, 131072)}),
-    Family("attn_decode", "attn_decode", _ATTENTION_CONFIG, ("batch_size", "kv_len"),
-           lambda g, c: _attention_us(g, c, True), lambda g, c: _attention_physics(g, c, True), _attention_slots, 10,
-           text=frozenset({"q_dtype", "kv_dtype"}), region=("num_heads", "num_kv_heads", "head_dim"), far=_FAR,
-           extend={"kv_len": (65536, 131072, 262144, 524288, 1048576)}),
-    Family("moe", "moe", _MOE_CONFIG, ("num_tokens",), _moe_us, _moe_physics, _moe_slots, 8,
-           text=frozenset({"dtype", "distribution"}), soft=("distribution",),
-           region=("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")),
-    Family("comm", "comm", ("impl", "version", "mode", "op", "dtype", "num_gpus"), ("bytes",), _comm_us,
-           _plain_physics("bytes", "num_gpus"), _head_slots, 2,
-           text=frozenset({"impl", "version", "mode", "op", "dtype"}), checked_dtypes=False,
-           soft=("dtype", "version", "mode", "impl"), shape_ignores=("dtype", "version", "mode", "impl")),
-    Family("comm_deepep", "comm", ("impl", "version", "mode", "op", "num_gpus", "hidden_size", "topk", "num_experts", "sms"),
-           ("num_tokens",), _deepep_us, _plain_physics("num_tokens", "hidden_size", "topk", "num_experts", "sms"),
-           _head_slots, 2, text=frozenset({"impl", "version", "mode", "op"}), soft=("version", "impl"),
-           shape_ignores=("version",)),
-    Family("comm_links", "comm", ("topology", "op", "num_gpus", "devices_per_node"), ("bytes",), _vidur_comm_us,
-           _plain_physics("bytes", "num_gpus", "devices_per_node"), text=frozenset({"topology", "op"}), soft=("topology",)),
-    Family("quantize", "quantize", ("framework", "version", "op", "kernel", "dtype"), ("m", "k"), _quantise_us,
-           _plain_physics("m", "k"), text=frozenset({"framework", "version", "op", "kernel", "dtype"}),
-           soft=("kernel", "version", "framework"), shape_ignores=("framework", "version", "op", "kernel", "dtype")),
-    Family("mla_attention", "mla", ("framework", "version", "phase", "kernel", "q_dtype", "kv_dtype", "num_heads"),
-           ("batch_size", "kv_len"), _mla_us, _mla_physics, _mla_slots, 4,
-           text=frozenset({"framework", "version", "phase", "kernel", "q_dtype", "kv_dtype"}), extra=("q_len",),
-           soft=("kernel", "version", "framework"), region=("num_heads",),
-           shape_ignores=("framework", "version", "kernel", "q_dtype", "kv_dtype")),
-    Family("mla_bmm", "mla", ("framework", "version", "op", "kernel", "dtype", "num_heads"), ("num_tokens",), _bmm_us,
-           _plain_physics("num_tokens", "num_heads"), _head_slots, 2,
-           text=frozenset({"framework", "version", "op", "kernel", "dtype"}), soft=("kernel", "version", "framework"),
-           shape_ignores=("framework", "version", "kernel", "dtype")),
-    Family("layer_ops", "layer_ops", ("model", "op", "tp", "source", "n_head", "n_kv_head", "hidden", "inter", "vocab",
-                                      "gated"), ("num_tokens",), _layer_us, _layer_physics, _layer_slots, 2,
-           text=frozenset({"model", "op", "source"}), region=("model",), soft=("source",)),
-    Family("layer_ops_moe", "layer_ops", ("model", "op", "num_experts", "experts_per_device", "ep", "tp", "topk", "hidden",
-                                          "inter", "load", "dtype"), ("num_tokens",), _plain_layer_us,
-           _plain_physics("num_tokens"), text=frozenset({"model", "op", "load", "dtype"}), checked_dtypes=False),
-    Family("layer_ops_eager", "layer_ops", ("model", "op", "tp"), ("num_tokens",), _plain_layer_us,
-           _plain_physics("num_tokens"), _layer_slots, 2, text=frozenset({"model", "op"})),
-    Family("attn_mixed", "attn_mixed", ("model", "tp", "heads_q", "heads_kv", "head_dim"),
-           ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"), _mixed_us, _mixed_physics,
-           text=frozenset({"model"})),
-    Family("attn_mixed_lists", "attn_mixed", (), (), _lists_us, _lists_physics, text=frozenset({"mode", "is_prefill", *_LISTS}),
-           extra=("mode", "is_prefill", "kv_cache_size", "n_q_head", "n_kv_head", "n_embd", "tp", *_LISTS),
-           time_columns=("lat_us_attn_prefill", "lat_us_attn_decode", "lat_us_attn_kv_cache_save")),
-)}
+VARIANTS: dict[str, Family] = {
+    f.name: f
+    for f in (
+        Family(
+            "gemm",
+            "gemm",
+            ("dtype",),
+            ("m", "n", "k"),
+            _gemm_us,
+            _gemm_physics,
+            mask_axis=0,
+            text=frozenset({"dtype"}),
+            region=("n", "k"),
+        ),
+        Family(
+            "attn_prefill",
+            "attn_prefill",
+            _ATTENTION_CONFIG,
+            ("batch_size", "q_len"),
+            lambda g, c: _attention_us(g, c, False),
+            lambda g, c: _attention_physics(g, c, False),
+            _attention_slots,
+            10,
+            text=frozenset({"q_dtype", "kv_dtype"}),
+            extra=("kv_len",),
+            region=("num_heads", "num_kv_heads", "head_dim"),
+            far=_FAR,
+            extend={"q_len": (16384, 24576, 32768, 65536, 131072)},
+        ),
+        Family(
+            "attn_decode",
+            "attn_decode",
+            _ATTENTION_CONFIG,
+            ("batch_size", "kv_len"),
+            lambda g, c: _attention_us(g, c, True),
+            lambda g, c: _attention_physics(g, c, True),
+            _attention_slots,
+            10,
+            text=frozenset({"q_dtype", "kv_dtype"}),
+            region=("num_heads", "num_kv_heads", "head_dim"),
+            far=_FAR,
+            extend={"kv_len": (65536, 131072, 262144, 524288, 1048576)},
+        ),
+        Family(
+            "moe",
+            "moe",
+            _MOE_CONFIG,
+            ("num_tokens",),
+            _moe_us,
+            _moe_physics,
+            _moe_slots,
+            8,
+            text=frozenset({"dtype", "distribution"}),
+            soft=("distribution",),
+            region=("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size"),
+        ),
+        Family(
+            "comm",
+            "comm",
+            ("impl", "version", "mode", "op", "dtype", "num_gpus"),
+            ("bytes",),
+            _comm_us,
+            _plain_physics("bytes", "num_gpus"),
+            _head_slots,
+            2,
+            text=frozenset({"impl", "version", "mode", "op", "dtype"}),
+            checked_dtypes=False,
+            soft=("dtype", "version", "mode", "impl"),
+            shape_ignores=("dtype", "version", "mode", "impl"),
+        ),
+        Family(
+            "comm_deepep",
+            "comm",
+            ("impl", "version", "mode", "op", "num_gpus", "hidden_size", "topk", "num_experts", "sms"),
+            ("num_tokens",),
+            _deepep_us,
+            _plain_physics("num_tokens", "hidden_size", "topk", "num_experts", "sms"),
+            _head_slots,
+            2,
+            text=frozenset({"impl", "version", "mode", "op"}),
+            soft=("version", "impl"),
+            shape_ignores=("version",),
+        ),
+        Family(
+            "comm_links",
+            "comm",
+            ("topology", "op", "num_gpus", "devices_per_node"),
+            ("bytes",),
+            _vidur_comm_us,
+            _plain_physics("bytes", "num_gpus", "devices_per_node"),
+            text=frozenset({"topology", "op"}),
+            soft=("topology",),
+        ),
+        Family(
+            "quantize",
+            "quantize",
+            ("framework", "version", "op", "kernel", "dtype"),
+            ("m", "k"),
+            _quantise_us,
+            _plain_physics("m", "k"),
+            text=frozenset({"framework", "version", "op", "kernel", "dtype"}),
+            soft=("kernel", "version", "framework"),
+            shape_ignores=("framework", "version", "op", "kernel", "dtype"),
+        ),
+        Family(
+            "mla_attention",
+            "mla",
+            ("framework", "version", "phase", "kernel", "q_dtype", "kv_dtype", "num_heads"),
+            ("batch_size", "kv_len"),
+            _mla_us,
+            _mla_physics,
+            _mla_slots,
+            4,
+            text=frozenset({"framework", "version", "phase", "kernel", "q_dtype", "kv_dtype"}),
+            extra=("q_len",),
+            soft=("kernel", "version", "framework"),
+            region=("num_heads",),
+            shape_ignores=("framework", "version", "kernel", "q_dtype", "kv_dtype"),
+        ),
+        Family(
+            "mla_bmm",
+            "mla",
+            ("framework", "version", "op", "kernel", "dtype", "num_heads"),
+            ("num_tokens",),
+            _bmm_us,
+            _plain_physics("num_tokens", "num_heads"),
+            _head_slots,
+            2,
+            text=frozenset({"framework", "version", "op", "kernel", "dtype"}),
+            soft=("kernel", "version", "framework"),
+            shape_ignores=("framework", "version", "kernel", "dtype"),
+        ),
+        Family(
+            "layer_ops",
+            "layer_ops",
+            ("model", "op", "tp", "source", "n_head", "n_kv_head", "hidden", "inter", "vocab", "gated"),
+            ("num_tokens",),
+            _layer_us,
+            _layer_physics,
+            _layer_slots,
+            2,
+            text=frozenset({"model", "op", "source"}),
+            region=("model",),
+            soft=("source",),
+        ),
+        Family(
+            "layer_ops_moe",
+            "layer_ops",
+            (
+                "model",
+                "op",
+                "num_experts",
+                "experts_per_device",
+                "ep",
+                "tp",
+                "topk",
+                "hidden",
+                "inter",
+                "load",
+                "dtype",
+            ),
+            ("num_tokens",),
+            _plain_layer_us,
+            _plain_physics("num_tokens"),
+            text=frozenset({"model", "op", "load", "dtype"}),
+            checked_dtypes=False,
+        ),
+        Family(
+            "layer_ops_eager",
+            "layer_ops",
+            ("model", "op", "tp"),
+            ("num_tokens",),
+            _plain_layer_us,
+            _plain_physics("num_tokens"),
+            _layer_slots,
+            2,
+            text=frozenset({"model", "op"}),
+        ),
+        Family(
+            "attn_mixed",
+            "attn_mixed",
+            ("model", "tp", "heads_q", "heads_kv", "head_dim"),
+            ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"),
+            _mixed_us,
+            _mixed_physics,
+            text=frozenset({"model"}),
+        ),
+        Family(
+            "attn_mixed_lists",
+            "attn_mixed",
+            (),
+            (),
+            _lists_us,
+            _lists_physics,
+            text=frozenset({"mode", "is_prefill", *_LISTS}),
+            extra=("mode", "is_prefill", "kv_cache_size", "n_q_head", "n_kv_head", "n_embd", "tp", *_LISTS),
+            time_columns=("lat_us_attn_prefill", "lat_us_attn_decode", "lat_us_attn_kv_cache_save"),
+        ),
+    )
+}
 
 FAMILIES = tuple(dict.fromkeys(f.family for f in VARIANTS.values()))
 

@@ -12,11 +12,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Grid", "ABSENT"]
+__all__ = ["ABSENT", "ConfigIndex", "Grid"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 ABSENT = -1
+
+
+class ConfigIndex(dict[tuple[Any, ...], int]):
+    """Configurations by their tuples, with look-up of those that differ in one column only."""
+
+    def __init__(self, configs: Sequence[tuple[Any, ...]]) -> None:
+        super().__init__((c, i) for i, c in enumerate(configs))
+        self._lines: dict[int, dict[tuple[Any, ...], list[tuple[Any, ...]]]] = {}
+
+    def next_to(self, key: tuple[Any, ...], column: int, up: bool) -> tuple[Any, ...] | None:
+        """The configuration that differs from `key` only in this column, nearest above or below."""
+        if column not in self._lines:
+            lines: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+            for config in self:
+                lines.setdefault(config[:column] + config[column + 1 :], []).append(config)
+            self._lines[column] = lines
+        line = self._lines[column].get(key[:column] + key[column + 1 :], ())
+        side = [c for c in line if (c[column] > key[column] if up else c[column] < key[column])]
+        if not side:
+            return None
+        return (min if up else max)(side, key=lambda c: c[column])
 
 
 class Grid:
@@ -31,7 +52,7 @@ class Grid:
         self.axes = [np.asarray(a, float) for a in axes]
         self.x = [np.log2(a + 1.0) for a in self.axes]
         self.y = y
-        self.index = {c: i for i, c in enumerate(self.configs)}
+        self.index = ConfigIndex(self.configs)
         assert y.shape == (len(self.configs), *(len(a) for a in self.axes))
 
     @classmethod
@@ -42,7 +63,8 @@ class Grid:
         axes = [np.unique(c) for c in coordinates]
         dense = np.full((len(configs), *(len(a) for a in axes)), np.nan, np.float32)
         c = np.array([index[k] for k in keys])
-        dense[(c, *(np.searchsorted(a, v) for a, v in zip(axes, coordinates)))] = y
+        where = (c, *(np.searchsorted(a, v) for a, v in zip(axes, coordinates)))
+        dense[where] = y
         return cls(configs, axes, dense)
 
     def config_ids(self, keys: Sequence[tuple[Any, ...]]) -> Ints:
@@ -67,9 +89,11 @@ class Grid:
             ok = ok & (i >= 0) & (i < len(axis))
         out = np.full(len(config), np.nan)
         if ok.all():
-            out[:] = self.y[(config, *nodes)]
+            everything = (config, *nodes)
+            out[:] = self.y[everything]
         elif ok.any():
-            out[ok] = self.y[(config[ok], *(i[ok] for i in nodes))]
+            known = (config[ok], *(i[ok] for i in nodes))
+            out[ok] = self.y[known]
         return out
 
     def beside(self, axis: int) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
@@ -79,7 +103,9 @@ class Grid:
         known = ~np.isnan(self.y)
         position = np.arange(length, dtype=np.int16).reshape([-1 if a == dim else 1 for a in range(self.y.ndim)])
         at_or_before = np.maximum.accumulate(np.where(known, position, np.int16(-1)), dim)
-        at_or_after = np.flip(np.minimum.accumulate(np.flip(np.where(known, position, np.int16(length)), dim), dim), dim)
+        at_or_after = np.flip(
+            np.minimum.accumulate(np.flip(np.where(known, position, np.int16(length)), dim), dim), dim
+        )
         before, after = np.full_like(at_or_before, -1), np.full_like(at_or_after, length)
         head: list[Any] = [slice(None)] * self.y.ndim
         tail = list(head)
@@ -88,7 +114,9 @@ class Grid:
         after[tuple(head)] = at_or_after[tuple(tail)]
         return before, after
 
-    def interpolate(self, config: Ints, coordinates: Sequence[Floats], skip_own: NDArray[np.bool_] | None = None) -> Floats:
+    def interpolate(
+        self, config: Ints, coordinates: Sequence[Floats], skip_own: NDArray[np.bool_] | None = None
+    ) -> Floats:
         """Multilinear y in log coordinates, clamped to the box.
 
         skip_own [rows, axes]: where true, between the nodes one step before and after on that axis, as if the row's own

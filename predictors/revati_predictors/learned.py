@@ -24,7 +24,7 @@ from revati_predictors.gpus import Gpu
 from revati_predictors.grid import ABSENT, Grid
 from revati_predictors.predictor import EXTRAPOLATED, INTERPOLATED, MEASURED
 
-__all__ = ["Section", "MODES", "FORMAT"]
+__all__ = ["FORMAT", "MODES", "Section"]
 
 Floats = NDArray[np.float64]
 FORMAT = 1
@@ -36,24 +36,32 @@ _MEASURED_WIDTH = 0.02
 
 def encode_y(y: NDArray[Any]) -> NDArray[np.int16]:
     """log ratios as int16."""
-    return np.clip(np.rint(np.nan_to_num(y, nan=0.0) * _SCALE), -32767, 32767).astype(np.int16)
+    return np.asarray(np.clip(np.rint(np.nan_to_num(y, nan=0.0) * _SCALE), -32767, 32767), np.int16)
 
 
 def encode_width(width: NDArray[Any]) -> NDArray[np.uint8]:
     """Log widths as bytes."""
-    return np.clip(np.rint(np.sqrt(np.maximum(width, 0.0)) * _WIDTH), 1, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(np.sqrt(np.maximum(width, 0.0)) * _WIDTH), 1, 255), np.uint8)
 
 
 def _decode_width(code: NDArray[np.uint8]) -> Floats:
-    return (code / _WIDTH) ** 2
+    return np.asarray((code / _WIDTH) ** 2, float)
 
 
 class Section:
     """See the module. `facts` is plain data: sizes, widths, held-out errors and the box that the rows cover."""
 
-    def __init__(self, family: Family, gpu: Gpu, grid: Grid | None, flags: NDArray[np.uint8] | None,
-                 low: NDArray[np.uint8] | None, high: NDArray[np.uint8] | None, models: Mapping[str, Sequence[Model]],
-                 facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        family: Family,
+        gpu: Gpu,
+        grid: Grid | None,
+        flags: NDArray[np.uint8] | None,
+        low: NDArray[np.uint8] | None,
+        high: NDArray[np.uint8] | None,
+        models: Mapping[str, Sequence[Model]],
+        facts: dict[str, Any],
+    ) -> None:
         self.family, self.gpu, self.grid, self.facts = family, gpu, grid, facts
         self._flags, self._low, self._high = flags, low, high
         self.models = {mode: list(many) for mode, many in models.items()}
@@ -75,26 +83,26 @@ class Section:
             head["models"][mode] = [len(t) for t in texts]
             blobs += texts
         text = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
-        return lzma.compress(len(text).to_bytes(8, "little") + text + b"".join(blobs), preset=9 | lzma.PRESET_EXTREME)
+        return lzma.compress(len(text).to_bytes(8, "little") + text + b"".join(blobs), preset=6)
 
     @classmethod
     def from_bytes(cls, data: bytes, gpu: Gpu) -> Section:
         """The section stored in these bytes. Raises ValueError if they are not one of this format."""
         raw = lzma.decompress(data)
         length = int.from_bytes(raw[:8], "little")
-        head = json.loads(raw[8:8 + length])
+        head = json.loads(raw[8 : 8 + length])
         if head.get("format") != FORMAT or head.get("variant") not in VARIANTS:
             raise ValueError(f"section format {head.get('format')} of '{head.get('variant')}' is not readable here")
         family = VARIANTS[head["variant"]]
         at = 8 + length
-        grid, arrays = None, [None, None, None]
+        grid: Grid | None = None
+        arrays: list[NDArray[np.uint8]] = []
         if "configs" in head:
             axes = [np.array(a, float) for a in head["axes"]]
             shape = (len(head["configs"]), *(len(a) for a in axes))
             size = int(np.prod(shape))
             y = (np.frombuffer(raw, np.int16, size, at).reshape(shape) / np.float32(_SCALE)).astype(np.float32)
             at += 2 * size
-            arrays = []
             for _ in range(3):
                 arrays.append(np.frombuffer(raw, np.uint8, size, at).reshape(shape))
                 at += size
@@ -103,9 +111,10 @@ class Section:
         for mode in sorted(head["models"]):
             models[mode] = []
             for nbytes in head["models"][mode]:
-                models[mode].append(Model(raw[at:at + nbytes].decode()))
+                models[mode].append(Model(raw[at : at + nbytes].decode()))
                 at += nbytes
-        return cls(family, gpu, grid, *arrays, models, head["facts"])  # type: ignore[arg-type]
+        flags, low, high = arrays or (None, None, None)
+        return cls(family, gpu, grid, flags, low, high, models, head["facts"])
 
     # --- prediction ----------------------------------------------------------------------------------------------
 
@@ -126,8 +135,10 @@ class Section:
         best, best_score = key, -1
         for other in self.grid.configs:
             if all(other[i] == key[i] for i in hard):
-                score = sum(_likeness(str(other[i]), str(key[i])) << (8 * (len(soft) - 1 - rank))
-                            for rank, i in enumerate(reversed(soft)))
+                score = sum(
+                    _likeness(str(other[i]), str(key[i])) << (8 * (len(soft) - 1 - rank))
+                    for rank, i in enumerate(reversed(soft))
+                )
                 if score > best_score:
                     best, best_score = other, score
         return best
@@ -169,8 +180,9 @@ class Section:
             self._unknown(unknown, _take(columns, unknown), y, low, high)
         return y, low, high, source
 
-    def _from_model(self, mode: str, rows: NDArray[np.int64], columns: Columns, y: Floats, low: Floats, high: Floats
-                    ) -> None:
+    def _from_model(
+        self, mode: str, rows: NDArray[np.int64], columns: Columns, y: Floats, low: Floats, high: Floats
+    ) -> None:
         """Median and widths of one mode's models; `rows` says where they go."""
         if mode == "size":
             assert self.grid is not None
@@ -188,8 +200,16 @@ class Section:
         low[rows] = np.maximum(0.004, (median - lower) * stretch[0] + stretch[1])
         high[rows] = np.maximum(0.004, (upper - median) * stretch[0] + stretch[1])
 
-    def _between(self, rows: NDArray[np.int64], config: NDArray[np.int64], columns: Columns, y: Floats, low: Floats,
-                 high: Floats, source: NDArray[np.int64]) -> None:
+    def _between(
+        self,
+        rows: NDArray[np.int64],
+        config: NDArray[np.int64],
+        columns: Columns,
+        y: Floats,
+        low: Floats,
+        high: Floats,
+        source: NDArray[np.int64],
+    ) -> None:
         assert self.grid is not None and self._flags is not None
         if "size" in self.models:
             self._from_model("size", rows, columns, y, low, high)
@@ -198,15 +218,19 @@ class Section:
             low[rows] = high[rows] = self.facts["size_width"]
         lost = np.isnan(y[rows])
         y[rows[lost]] = 0.0
-        corner = [np.clip(np.searchsorted(axis, np.asarray(columns[a], float)), 0, len(axis) - 1)
-                  for axis, a in zip(self.grid.axes, self.family.axes)]
-        covered = (self._flags[(config, *corner)] != 2) & ~lost
+        corner = [
+            np.clip(np.searchsorted(axis, np.asarray(columns[a], float)), 0, len(axis) - 1)
+            for axis, a in zip(self.grid.axes, self.family.axes)
+        ]
+        node = (config, *corner)
+        covered = (self._flags[node] != 2) & ~lost
         source[rows] = np.where(covered, INTERPOLATED, EXTRAPOLATED)
         low[rows] = np.where(covered, low[rows], np.maximum(low[rows], self.facts["beyond_width"]))
         high[rows] = np.where(covered, high[rows], np.maximum(high[rows], self.facts["beyond_width"]))
 
-    def _beyond(self, rows: NDArray[np.int64], config: NDArray[np.int64], columns: Columns, y: Floats, low: Floats,
-                high: Floats) -> None:
+    def _beyond(
+        self, rows: NDArray[np.int64], config: NDArray[np.int64], columns: Columns, y: Floats, low: Floats, high: Floats
+    ) -> None:
         """Continue from the edge of the box: time grows with the roofline at the slope of the last two nodes."""
         assert self.grid is not None
         value, octaves = beyond_box(self.family, self.gpu, self.grid, config, columns)
@@ -218,7 +242,7 @@ class Section:
         mode = "config" if "config" in self.models else "physics"
         if mode == "config" and "physics" in self.models:
             ids, _ = self._slots.of(stack.key_columns(self.family, columns))
-            alone = (ids[:, :self.family.strict_slots] == ABSENT).all(axis=1)
+            alone = (ids[:, : self.family.strict_slots] == ABSENT).all(axis=1)
             if alone.any():
                 some = np.flatnonzero(alone)
                 self._from_model("physics", rows[some], _take(columns, some), y, low, high)
@@ -255,16 +279,18 @@ def _take(columns: Columns, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     return {name: values[rows] for name, values in columns.items()}
 
 
-def beyond_box(family: Family, gpu: Gpu, grid: Grid, config: NDArray[np.int64], columns: Columns
-               ) -> tuple[Floats, Floats]:
+def beyond_box(
+    family: Family, gpu: Gpu, grid: Grid, config: NDArray[np.int64], columns: Columns
+) -> tuple[Floats, Floats]:
     """(log ratio, octaves beyond the box) of rows of known configurations outside their axes."""
     coordinates = [np.asarray(columns[a], float) for a in family.axes]
     clamped = [np.clip(c, axis[0], axis[-1]) for c, axis in zip(coordinates, grid.axes)]
     over = np.array([np.log2((c + 1.0) / (axis[-1] + 1.0)) for c, axis in zip(coordinates, grid.axes)])
     furthest = over.argmax(axis=0)
     edge = grid.interpolate(config, clamped)
-    before = [np.where(furthest == a, axis[max(0, len(axis) - 2)], c)
-              for a, (c, axis) in enumerate(zip(clamped, grid.axes))]
+    before = [
+        np.where(furthest == a, axis[max(0, len(axis) - 2)], c) for a, (c, axis) in enumerate(zip(clamped, grid.axes))
+    ]
     inner = grid.interpolate(config, before)
 
     def roofline(at: Sequence[Floats]) -> Floats:

@@ -41,10 +41,18 @@ class LearnedPredictor:
                 self._packs.append(pack)
         self._chosen: dict[tuple[Any, ...], tuple[Section, bool] | None] = {}
 
+    def for_framework(self, framework: str, version: str) -> LearnedPredictor:
+        """The same packs, for another framework's kernels."""
+        other = object.__new__(LearnedPredictor)
+        other.gpu, other.framework, other.version = self.gpu, framework, version
+        other._roofline, other._packs, other._chosen = self._roofline, self._packs, self._chosen
+        return other
+
     # --- rows of a table -----------------------------------------------------------------------------------------
 
-    def rows(self, family: Family, columns: Columns, framework: str, version: str, graph_timed: bool = False
-             ) -> tuple[Floats, Floats, Floats, NDArray[np.int64]]:
+    def rows(
+        self, family: Family, columns: Columns, framework: str, version: str, graph_timed: bool = False
+    ) -> tuple[Floats, Floats, Floats, NDArray[np.int64]]:
         """(us, lo_us, hi_us, source) of rows of one variant."""
         roof = np.asarray(family.roofline_us(self.gpu, columns), float)
         n = len(roof)
@@ -64,15 +72,17 @@ class LearnedPredictor:
             source[rows] = where
         return us, low, high, source
 
-    def _section(self, family: Family, columns: Columns, texts: tuple[Any, ...], framework: str, version: str,
-                 graph_timed: bool) -> tuple[Section, bool] | None:
+    def _section(
+        self, family: Family, columns: Columns, texts: tuple[Any, ...], framework: str, version: str, graph_timed: bool
+    ) -> tuple[Section, bool] | None:
         memo = (family.name, texts, framework, version, graph_timed)
         if memo not in self._chosen:
             self._chosen[memo] = self._find(family, columns, framework, version, graph_timed)
         return self._chosen[memo]
 
-    def _find(self, family: Family, columns: Columns, framework: str, version: str, graph_timed: bool
-              ) -> tuple[Section, bool] | None:
+    def _find(
+        self, family: Family, columns: Columns, framework: str, version: str, graph_timed: bool
+    ) -> tuple[Section, bool] | None:
         dtypes = set(map(str, columns["dtype"].tolist())) if "dtype" in columns else set()
         for pack in self._packs:
             entries = pack.candidates(family.name, framework, version)
@@ -142,7 +152,10 @@ def _gemm(self: LearnedPredictor, ops: Sequence[Gemm]) -> list[Estimate]:
     out = self._roofline.predict(ops)
     if not known:
         return out
-    columns = {"dtype": _text([dtypes[i] for i in known]), **{c: _float([getattr(ops[i], c) for i in known]) for c in "mnk"}}
+    columns = {
+        "dtype": _text([dtypes[i] for i in known]),
+        **{c: _float([getattr(ops[i], c) for i in known]) for c in "mnk"},
+    }
     for i, e in zip(known, self._ask("gemm", columns)):
         op = ops[i]
         if op.batch > 1:  # ratio of the single product, roofline of the whole batch
@@ -173,15 +186,35 @@ class _Rows:
         self.rows: list[tuple[Any, ...]] = []
 
     def add(self, op: Attention, batch: float, q: float, kv: float) -> int:
-        self.rows.append((op.q_dtype if op.q_dtype != "float16" else "bfloat16",
-                          "fp8" if op.kv_dtype.startswith("fp8") else "bfloat16",
-                          op.heads_q, op.heads_kv, op.head_dim, op.window, batch, q, kv))
+        self.rows.append(
+            (
+                op.q_dtype if op.q_dtype != "float16" else "bfloat16",
+                "fp8" if op.kv_dtype.startswith("fp8") else "bfloat16",
+                op.heads_q,
+                op.heads_kv,
+                op.head_dim,
+                op.window,
+                batch,
+                q,
+                kv,
+            )
+        )
         return len(self.rows) - 1
 
     def estimates(self, predictor: LearnedPredictor) -> list[Estimate]:
         if not self.rows:
             return []
-        names = ("q_dtype", "kv_dtype", "num_heads", "num_kv_heads", "head_dim", "window_size", "batch_size", "q_len", "kv_len")
+        names = (
+            "q_dtype",
+            "kv_dtype",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "window_size",
+            "batch_size",
+            "q_len",
+            "kv_len",
+        )
         parts = list(zip(*self.rows))
         columns = {n: _text(p) if n.endswith("dtype") else _float(p) for n, p in zip(names, parts)}
         return predictor._ask("attn_decode" if self.decode else "attn_prefill", columns)
@@ -202,8 +235,11 @@ def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimat
     answers_d, answers_p = decode.estimates(self), prefill.estimates(self)
     out = []
     for op, (d, d_alone, p, p_alone) in zip(ops, plans):
-        parts = [_longest(_blend([(answers[i], share) for i, share in rows]), answers[alone] if alone >= 0 else None)
-                 for rows, alone, answers in ((d, d_alone, answers_d), (p, p_alone, answers_p)) if rows]
+        parts = [
+            _longest(_blend([(answers[i], share) for i, share in rows]), answers[alone] if alone >= 0 else None)
+            for rows, alone, answers in ((d, d_alone, answers_d), (p, p_alone, answers_p))
+            if rows
+        ]
         if not parts:
             out.append(self._roofline.predict([op])[0])
         elif len(parts) == 1:
@@ -221,14 +257,22 @@ def _chunks(seqs: Sequence[tuple[int, int]]) -> list[tuple[float, float, float]]
     if len(counts) <= _GROUPS:
         return [(q, kv, c / len(seqs)) for (q, kv), c in counts.items()]
     array = np.array(sorted(seqs, key=lambda s: float(attention_work(s[0], s[1], 0))), float)
-    return [(float(part[:, 0].mean()), float(part[:, 1].mean()), len(part) / len(seqs))
-            for part in np.array_split(array, _GROUPS)]
+    return [
+        (float(part[:, 0].mean()), float(part[:, 1].mean()), len(part) / len(seqs))
+        for part in np.array_split(array, _GROUPS)
+    ]
 
 
 def _blend(weighted: Sequence[tuple[Estimate, float]]) -> Estimate:
     us, low, high = (sum(getattr(e, f) * w for e, w in weighted) for f in ("us", "lo_us", "hi_us"))
-    return Estimate(us, low, high, max(e.source for e, _ in weighted) if len(weighted) == 1
-                    else max(INTERPOLATED, max(e.source for e, _ in weighted)))
+    return Estimate(
+        us,
+        low,
+        high,
+        max(e.source for e, _ in weighted)
+        if len(weighted) == 1
+        else max(INTERPOLATED, max(e.source for e, _ in weighted)),
+    )
 
 
 def _longest(batch: Estimate, alone: Estimate | None) -> Estimate:
@@ -247,8 +291,12 @@ def _mixed(gpu: Gpu, decode: Estimate, prefill: Estimate) -> Estimate:
     extra = _OVERLAP * max(0.0, short.us - min(floor, 0.8 * short.us))
     us = long.us + extra
     spread = 0.5 * extra
-    return Estimate(us, long.lo_us + max(0.0, extra - spread), long.hi_us + extra + spread,
-                    max(INTERPOLATED, decode.source, prefill.source))
+    return Estimate(
+        us,
+        long.lo_us + max(0.0, extra - spread),
+        long.hi_us + extra + spread,
+        max(INTERPOLATED, decode.source, prefill.source),
+    )
 
 
 def _mla(self: LearnedPredictor, ops: Sequence[Mla]) -> list[Estimate]:
@@ -258,20 +306,37 @@ def _mla(self: LearnedPredictor, ops: Sequence[Mla]) -> list[Estimate]:
         ones = [kv for q, kv in op.seqs if q == 1]
         many = [(q, kv) for q, kv in op.seqs if q > 1]
         plan = []
-        for phase, groups, count in (("decode", [(1.0, v, s) for v, s in _lengths(ones)] if ones else [], len(ones)),
-                                     ("prefill", _chunks(many) if many else [], len(many))):
+        for phase, groups, count in (
+            ("decode", [(1.0, v, s) for v, s in _lengths(ones)] if ones else [], len(ones)),
+            ("prefill", _chunks(many) if many else [], len(many)),
+        ):
             for q, kv, share in groups:
                 plan.append((len(rows), share))
                 kv_dtype = "fp8" if op.kv_dtype.startswith("fp8") else "bfloat16"
                 rows.append((self.framework, self.version, phase, "", "bfloat16", kv_dtype, op.heads, count, q, kv))
         plans.append(plan)
-    names = ("framework", "version", "phase", "kernel", "q_dtype", "kv_dtype", "num_heads", "batch_size", "q_len", "kv_len")
+    names = (
+        "framework",
+        "version",
+        "phase",
+        "kernel",
+        "q_dtype",
+        "kv_dtype",
+        "num_heads",
+        "batch_size",
+        "q_len",
+        "kv_len",
+    )
     answers: list[Estimate] = []
     if rows:
         text = VARIANTS["mla_attention"].text
-        answers = self._ask("mla_attention", {n: _text(v) if n in text else _float(v) for n, v in zip(names, zip(*rows))})
-    return [_blend([(answers[i], share) for i, share in plan]) if plan else self._roofline.predict([op])[0]
-            for op, plan in zip(ops, plans)]
+        answers = self._ask(
+            "mla_attention", {n: _text(v) if n in text else _float(v) for n, v in zip(names, zip(*rows))}
+        )
+    return [
+        _blend([(answers[i], share) for i, share in plan]) if plan else self._roofline.predict([op])[0]
+        for op, plan in zip(ops, plans)
+    ]
 
 
 _MOE_DTYPES = {"": "bfloat16", "float16": "bfloat16", "mxfp4": "w4a16_mxfp4", "w4a16": "int4_wo", "int8": "fp8"}
@@ -281,9 +346,12 @@ def _moe(self: LearnedPredictor, ops: Sequence[Moe]) -> list[Estimate]:
     columns: dict[str, NDArray[Any]] = {
         "dtype": _text([_MOE_DTYPES.get(op.dtype, op.dtype) for op in ops]),
         "distribution": _text([op.distribution for op in ops]),
-        "num_tokens": _float([op.tokens for op in ops]), "hidden_size": _float([op.hidden for op in ops]),
-        "inter_size": _float([op.inter for op in ops]), "topk": _float([max(1, op.topk) for op in ops]),
-        "num_experts": _float([op.experts for op in ops]), "moe_tp_size": _float([op.tp for op in ops]),
+        "num_tokens": _float([op.tokens for op in ops]),
+        "hidden_size": _float([op.hidden for op in ops]),
+        "inter_size": _float([op.inter for op in ops]),
+        "topk": _float([max(1, op.topk) for op in ops]),
+        "num_experts": _float([op.experts for op in ops]),
+        "moe_tp_size": _float([op.tp for op in ops]),
         "moe_ep_size": _float([op.ep for op in ops]),
     }
     return self._ask("moe", columns)
@@ -291,8 +359,14 @@ def _moe(self: LearnedPredictor, ops: Sequence[Moe]) -> list[Estimate]:
 
 def _collective(self: LearnedPredictor, ops: Sequence[Collective]) -> list[Estimate]:
     out = self._roofline.predict(ops)
-    known = [i for i, op in enumerate(ops) if op.nodes <= 1 and op.ranks > 1 and op.bytes > 0
-             and op.op in ("all_reduce", "all_gather", "reduce_scatter", "alltoall")]
+    known = [
+        i
+        for i, op in enumerate(ops)
+        if op.nodes <= 1
+        and op.ranks > 1
+        and op.bytes > 0
+        and op.op in ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
+    ]
     if not known:
         return out
     custom = f"{self.framework}_custom_ar"
@@ -301,8 +375,10 @@ def _collective(self: LearnedPredictor, ops: Sequence[Collective]) -> list[Estim
         "impl": _text(["nccl" if op.impl == "nccl" else custom for op in rows]),
         "version": _text([self.version] * len(rows)),
         "mode": _text(["nccl-tests" if op.impl == "nccl" else "graph" for op in rows]),
-        "op": _text([op.op for op in rows]), "dtype": _text(["half"] * len(rows)),
-        "num_gpus": _float([op.ranks for op in rows]), "bytes": _float([op.bytes for op in rows]),
+        "op": _text([op.op for op in rows]),
+        "dtype": _text(["half"] * len(rows)),
+        "num_gpus": _float([op.ranks for op in rows]),
+        "bytes": _float([op.bytes for op in rows]),
     }
     for i, e in zip(known, self._ask("comm", columns)):
         out[i] = e
@@ -310,5 +386,9 @@ def _collective(self: LearnedPredictor, ops: Sequence[Collective]) -> list[Estim
 
 
 _HANDLERS: Mapping[type, Callable[[LearnedPredictor, Any], list[Estimate]]] = {
-    Gemm: _gemm, Attention: _attention, Mla: _mla, Moe: _moe, Collective: _collective,
+    Gemm: _gemm,
+    Attention: _attention,
+    Mla: _mla,
+    Moe: _moe,
+    Collective: _collective,
 }

@@ -15,16 +15,31 @@ from functools import lru_cache
 from revati_predictors.facts import ModelFacts
 from revati_predictors.kernel_table import RULES, Rule
 from revati_predictors.operators import (
-    Attention, Collective, Copy, Gemm, GraphLaunch, Mla, Moe, Operator, Quantise, Stream,
+    Attention,
+    Collective,
+    Copy,
+    Gemm,
+    GraphLaunch,
+    Mla,
+    Moe,
+    Operator,
+    Quantise,
+    Stream,
 )
 from revati_predictors.wire import COPY_KIND, DTYPE, KIND, NEEDS_BATCH, NEEDS_TOKENS, OpRecord
 
-__all__ = ["Resolved", "resolve", "find_rule"]
+__all__ = ["Resolved", "find_rule", "resolve"]
 
 _COMPILED = [(re.compile(rule.pattern), rule) for rule in RULES]
 _WIRE_DTYPE = {
-    DTYPE["BF16"]: "bfloat16", DTYPE["F16"]: "float16", DTYPE["F32"]: "float32", DTYPE["F8E4M3"]: "fp8",
-    DTYPE["F8E5M2"]: "fp8", DTYPE["F4E2M1"]: "nvfp4", DTYPE["I8"]: "int8", DTYPE["F64"]: "float64",
+    DTYPE["BF16"]: "bfloat16",
+    DTYPE["F16"]: "float16",
+    DTYPE["F32"]: "float32",
+    DTYPE["F8E4M3"]: "fp8",
+    DTYPE["F8E5M2"]: "fp8",
+    DTYPE["F4E2M1"]: "nvfp4",
+    DTYPE["I8"]: "int8",
+    DTYPE["F64"]: "float64",
     DTYPE["TF32"]: "tf32",
 }
 _COPY_NAME = {number: name.lower() for name, number in COPY_KIND.items()}
@@ -95,8 +110,9 @@ def _kv_write_op(record: OpRecord, facts: ModelFacts) -> Stream:
 
 def _attention_op(seqs: tuple[tuple[int, int], ...], facts: ModelFacts, name: str) -> Attention:
     heads_q, heads_kv = facts.local_heads() if facts.heads_q else (32, 8)
-    return Attention(seqs, heads_q, heads_kv, facts.head_dim or 128, facts.dtype, facts.kv_cache_dtype(), facts.window,
-                     name)
+    return Attention(
+        seqs, heads_q, heads_kv, facts.head_dim or 128, facts.dtype, facts.kv_cache_dtype(), facts.window, name
+    )
 
 
 def _subset(seqs: tuple[tuple[int, int], ...], which: str) -> tuple[tuple[int, int], ...]:
@@ -115,8 +131,15 @@ def _attention(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
     if own is not seqs and len(own) != len(seqs):
         rest = tuple(s for s in seqs if (s[0] == 1) != (own[0][0] == 1))
         whole.append(_attention_op(rest, facts, rule.arg))
-    return Resolved([(parts[0], 1.0)], "ATTENTION", NEEDS_BATCH, whole, _kv_write_op(record, facts), False,
-                    not observed or not facts.heads_q)
+    return Resolved(
+        [(parts[0], 1.0)],
+        "ATTENTION",
+        NEEDS_BATCH,
+        whole,
+        _kv_write_op(record, facts),
+        False,
+        not observed or not facts.heads_q,
+    )
 
 
 def _kv_write(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
@@ -124,15 +147,20 @@ def _kv_write(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
         return Resolved([], "MLA")
     seqs, observed = _sequences(record)
     whole: list[Operator] = [_attention_op(seqs, facts, "all")]
-    return Resolved([], "KV_WRITE", NEEDS_BATCH, whole, _kv_write_op(record, facts), True,
-                    not observed or not facts.heads_q)
+    return Resolved(
+        [], "KV_WRITE", NEEDS_BATCH, whole, _kv_write_op(record, facts), True, not observed or not facts.heads_q
+    )
 
 
 def _mla(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
     seqs, observed = _sequences(record)
     heads = facts.local_heads()[0] if facts.heads_q else 128
-    return Resolved([(Mla(seqs, heads, facts.kv_cache_dtype(), record.name[:64]), 1.0)], "MLA", NEEDS_BATCH,
-                    guessed=not observed or not facts.heads_q)
+    return Resolved(
+        [(Mla(seqs, heads, facts.kv_cache_dtype(), record.name[:64]), 1.0)],
+        "MLA",
+        NEEDS_BATCH,
+        guessed=not observed or not facts.heads_q,
+    )
 
 
 def _moe(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
@@ -140,8 +168,18 @@ def _moe(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
     if not facts.experts:
         return _elementwise(record, facts, Rule("", "elementwise", "MOE"), guessed=True)
     moe_tp = max(1, facts.tp // facts.ep)
-    op = Moe(tokens, facts.hidden, facts.expert_width(), facts.topk, facts.experts, moe_tp, facts.ep,
-             facts.quantization or facts.dtype, facts.moe_distribution, record.name[:64])
+    op = Moe(
+        tokens,
+        facts.hidden,
+        facts.expert_width(),
+        facts.topk,
+        facts.experts,
+        moe_tp,
+        facts.ep,
+        facts.quantization or facts.dtype,
+        facts.moe_distribution,
+        record.name[:64],
+    )
     return Resolved([(op, 1.0 / rule.per_layer)], "MOE", NEEDS_TOKENS, guessed=not observed)
 
 
@@ -250,28 +288,46 @@ def _part(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
 
 
 _ROLES: dict[str, Callable[[OpRecord, ModelFacts, Rule], Resolved]] = {
-    "attention": _attention, "kv_write": _kv_write, "mla": _mla, "moe": _moe, "gemm": _gemm_kernel, "quant": _quant,
-    "allreduce": _allreduce, "activation": _activation, "stream": _stream, "elementwise": _elementwise,
-    "metadata": _metadata, "part": _part,
+    "attention": _attention,
+    "kv_write": _kv_write,
+    "mla": _mla,
+    "moe": _moe,
+    "gemm": _gemm_kernel,
+    "quant": _quant,
+    "allreduce": _allreduce,
+    "activation": _activation,
+    "stream": _stream,
+    "elementwise": _elementwise,
+    "metadata": _metadata,
+    "part": _part,
 }
 _UNKNOWN = Rule("", "elementwise", "OTHER")
 
 
 def _cublas_gemm(record: OpRecord) -> Resolved:
-    m, n, k, batch = (list(record.p[:4]) + [1, 1, 1, 1])[:4]
+    m, n, k, batch = ([*list(record.p[:4]), 1, 1, 1, 1])[:4]
     dtype = _WIRE_DTYPE.get(record.dtype, "bfloat16")
     return Resolved([(Gemm(max(1, m), max(1, n), max(1, k), dtype, max(1, batch)), 1.0)], "GEMM")
 
 
-_NCCL_NAMES = {"allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter",
-               "all_to_all": "alltoall", "send": "send_recv", "recv": "send_recv", "sendrecv": "send_recv"}
+_NCCL_NAMES = {
+    "allreduce": "all_reduce",
+    "allgather": "all_gather",
+    "reducescatter": "reduce_scatter",
+    "all_to_all": "alltoall",
+    "send": "send_recv",
+    "recv": "send_recv",
+    "sendrecv": "send_recv",
+}
 
 
 def _collective(record: OpRecord) -> Resolved:
-    nbytes, ranks, nodes = (list(record.p[:3]) + [0, 2, 1])[:3]
+    nbytes, ranks, nodes = ([*list(record.p[:3]), 0, 2, 1])[:3]
     name = record.name.lower()
-    return Resolved([(Collective(_NCCL_NAMES.get(name, name or "all_reduce"), max(0, nbytes), max(1, ranks),
-                                 max(1, nodes)), 1.0)], "COLLECTIVE")
+    return Resolved(
+        [(Collective(_NCCL_NAMES.get(name, name or "all_reduce"), max(0, nbytes), max(1, ranks), max(1, nodes)), 1.0)],
+        "COLLECTIVE",
+    )
 
 
 def resolve(record: OpRecord, facts: ModelFacts) -> Resolved:

@@ -6,16 +6,37 @@ Sizes are elements or tokens unless the name says bytes. Data types are the shor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 __all__ = [
-    "DTYPE_BYTES", "Gemm", "Attention", "Mla", "Moe", "Quantise", "Stream", "Copy", "Collective", "GraphLaunch",
-    "Operator", "attention_phase", "family_of",
+    "DTYPE_BYTES",
+    "Attention",
+    "Collective",
+    "Copy",
+    "Gemm",
+    "GraphLaunch",
+    "Mla",
+    "Moe",
+    "Operator",
+    "Quantise",
+    "Stream",
+    "attention_phase",
+    "family_of",
 ]
 
 DTYPE_BYTES = {
-    "bfloat16": 2.0, "float16": 2.0, "float32": 4.0, "tf32": 4.0, "float64": 8.0, "fp8": 1.0, "fp8_block": 1.0,
-    "int8": 1.0, "int32": 4.0, "nvfp4": 0.5625, "mxfp4": 0.53125, "w4a16": 0.5625,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "float32": 4.0,
+    "tf32": 4.0,
+    "float64": 8.0,
+    "fp8": 1.0,
+    "fp8_block": 1.0,
+    "int8": 1.0,
+    "int32": 4.0,
+    "nvfp4": 0.5625,
+    "mxfp4": 0.53125,
+    "w4a16": 0.5625,
 }
 
 
@@ -81,7 +102,7 @@ class Quantise:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A kernel that streams bytes: `op` is norm, activation, rope, embedding, sampling, kv_write, elementwise, metadata."""
+    """A kernel that streams bytes: `op`: norm, activation, rope, embedding, sampling, kv_write ..."""
 
     op: str
     bytes: float
@@ -117,11 +138,17 @@ class GraphLaunch:
     nodes: int
 
 
-Operator = Union[Gemm, Attention, Mla, Moe, Quantise, Stream, Copy, Collective, GraphLaunch]
+Operator: TypeAlias = "Gemm | Attention | Mla | Moe | Quantise | Stream | Copy | Collective | GraphLaunch"
 
 _STREAM_FAMILY = {
-    "norm": "NORM", "activation": "ACTIVATION", "rope": "ROPE", "embedding": "EMBEDDING", "sampling": "SAMPLING",
-    "kv_write": "KV_WRITE", "elementwise": "ELEMENTWISE", "metadata": "METADATA",
+    "norm": "NORM",
+    "activation": "ACTIVATION",
+    "rope": "ROPE",
+    "embedding": "EMBEDDING",
+    "sampling": "SAMPLING",
+    "kv_write": "KV_WRITE",
+    "elementwise": "ELEMENTWISE",
+    "metadata": "METADATA",
 }
 
 
@@ -138,6 +165,12 @@ def family_of(operator: Operator) -> str:
     if isinstance(operator, Stream):
         return _STREAM_FAMILY.get(operator.op, "OTHER")
     return {
-        Gemm: "GEMM", Attention: "ATTENTION", Mla: "MLA", Moe: "MOE", Quantise: "QUANT", Copy: "COPY",
-        Collective: "COLLECTIVE", GraphLaunch: "OTHER",
+        Gemm: "GEMM",
+        Attention: "ATTENTION",
+        Mla: "MLA",
+        Moe: "MOE",
+        Quantise: "QUANT",
+        Copy: "COPY",
+        Collective: "COLLECTIVE",
+        GraphLaunch: "OTHER",
     }[type(operator)]

@@ -1,6 +1,6 @@
 """Model packs: a directory for each GPU with trained sections and a manifest that says what they are.
 
-packs/<gpu>/manifest.json   GPU, conditions, and for every section: framework, version, rows, licence, held-out errors,
+packs/<gpu>/manifest.json   GPU, conditions, and for each section framework, version, rows, licence, held-out errors,
                             coverage box, SHA-256. A GPU without tables has a manifest that names the GPU it borrows from.
 packs/<gpu>/*.sec           sections (learned.Section.to_bytes)
 
@@ -20,7 +20,7 @@ from typing import Any
 from revati_predictors.gpus import Gpu, find_gpu
 from revati_predictors.learned import Section
 
-__all__ = ["Pack", "PackError", "SectionEntry", "packs_root", "load_pack", "installed_packs", "MANIFEST"]
+__all__ = ["MANIFEST", "Pack", "PackError", "SectionEntry", "installed_packs", "load_pack", "packs_root"]
 
 MANIFEST = "manifest.json"
 PACK_FORMAT = 1
@@ -64,18 +64,33 @@ class Pack:
         try:
             self.manifest: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError:
-            raise PackError(f"{directory}: no {MANIFEST}, so the pack is not loaded; train it again with "
-                            f"scripts/train-packs") from None
+            raise PackError(
+                f"{directory}: no {MANIFEST}, so the pack is not loaded; train it again with scripts/train-packs"
+            ) from None
         except (OSError, json.JSONDecodeError) as error:
             raise PackError(f"{path}: cannot be read: {error}") from None
         if self.manifest.get("format") != PACK_FORMAT:
-            raise PackError(f"{path}: pack format {self.manifest.get('format')}, this version reads {PACK_FORMAT}; "
-                            f"train it again with scripts/train-packs")
+            raise PackError(
+                f"{path}: pack format {self.manifest.get('format')}, this version reads {PACK_FORMAT}; "
+                f"train it again with scripts/train-packs"
+            )
         try:
             self.gpu: Gpu = find_gpu(self.manifest["gpu"])
             self.transfer_from: str | None = self.manifest.get("transfer_from")
-            self.entries = [SectionEntry(e["file"], e["sha256"], e["variant"], e["family"], e["framework"], e["version"],
-                                         e["rows"], tuple(e.get("eager_dtypes", ())), e) for e in self.manifest["sections"]]
+            self.entries = [
+                SectionEntry(
+                    e["file"],
+                    e["sha256"],
+                    e["variant"],
+                    e["family"],
+                    e["framework"],
+                    e["version"],
+                    e["rows"],
+                    tuple(e.get("eager_dtypes", ())),
+                    e,
+                )
+                for e in self.manifest["sections"]
+            ]
         except (KeyError, TypeError) as error:
             raise PackError(f"{path}: the manifest lacks {error}") from None
         self._loaded: dict[str, Section] = {}
@@ -89,8 +104,10 @@ class Pack:
             except OSError as error:
                 raise PackError(f"{path}: cannot be read: {error.strerror}") from None
             if hashlib.sha256(data).hexdigest() != entry.sha256:
-                raise PackError(f"{path}: its SHA-256 differs from the manifest's, so it is not loaded; install the pack "
-                                f"again or train it with scripts/train-packs")
+                raise PackError(
+                    f"{path}: its SHA-256 differs from the manifest's, so it is not loaded; install the pack "
+                    f"again or train it with scripts/train-packs"
+                )
             try:
                 self._loaded[entry.file] = Section.from_bytes(data, self.gpu)
             except (ValueError, KeyError, EOFError) as error:
@@ -104,7 +121,13 @@ class Pack:
         def distance(entry: SectionEntry) -> tuple[Any, ...]:
             have = version_key(entry.version)
             steps = [abs(a - b) for a, b in zip(have, wanted)] if wanted else [-v for v in have]
-            return (entry.framework != framework, entry.framework != "vllm", entry.version != version, steps, entry.file)
+            return (
+                entry.framework != framework,
+                entry.framework != "vllm",
+                entry.version != version,
+                steps,
+                entry.file,
+            )
 
         return sorted((e for e in self.entries if e.variant == variant), key=distance)
 

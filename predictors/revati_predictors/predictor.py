@@ -6,11 +6,19 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from revati_predictors.gpus import Gpu
-from revati_predictors.operators import Operator, Stream, Copy, GraphLaunch
+from revati_predictors.operators import Copy, GraphLaunch, Operator, Stream
 from revati_predictors.roofline import estimate_us
 
-__all__ = ["Estimate", "Predictor", "RooflinePredictor", "MEASURED", "INTERPOLATED", "EXTRAPOLATED", "FALLBACK",
-           "SOURCE_NAMES"]
+__all__ = [
+    "EXTRAPOLATED",
+    "FALLBACK",
+    "INTERPOLATED",
+    "MEASURED",
+    "SOURCE_NAMES",
+    "Estimate",
+    "Predictor",
+    "RooflinePredictor",
+]
 
 MEASURED, INTERPOLATED, EXTRAPOLATED, FALLBACK = 0, 1, 2, 3
 SOURCE_NAMES = ("measured", "interpolated", "extrapolated", "fallback")

@@ -14,12 +14,33 @@ import numpy as np
 
 from revati_predictors.gpus import Gpu
 from revati_predictors.operators import (
-    DTYPE_BYTES, Attention, Collective, Copy, Gemm, GraphLaunch, Mla, Moe, Operator, Quantise, Stream,
+    DTYPE_BYTES,
+    Attention,
+    Collective,
+    Copy,
+    Gemm,
+    Mla,
+    Moe,
+    Operator,
+    Quantise,
+    Stream,
 )
 
 __all__ = [
-    "peak_flops", "gemm_us", "gemm_terms", "attention_us", "attention_work", "mla_us", "moe_us", "moe_active",
-    "quantise_us", "stream_us", "copy_us", "collective_us", "graph_us", "estimate_us",
+    "attention_us",
+    "attention_work",
+    "collective_us",
+    "copy_us",
+    "estimate_us",
+    "gemm_terms",
+    "gemm_us",
+    "graph_us",
+    "mla_us",
+    "moe_active",
+    "moe_us",
+    "peak_flops",
+    "quantise_us",
+    "stream_us",
 ]
 
 _COMPUTE_EFFICIENCY = 0.75
@@ -67,8 +88,9 @@ def gemm_terms(gpu: Gpu, dtype: str, m: Number, n: Number, k: Number, batch: Num
     return best, 1e6 * touched / _bandwidth(gpu, touched)
 
 
-def gemm_us(gpu: Gpu, dtype: str, m: Number, n: Number, k: Number, batch: Number = 1,
-            quantised_input: bool = False) -> Number:
+def gemm_us(
+    gpu: Gpu, dtype: str, m: Number, n: Number, k: Number, batch: Number = 1, quantised_input: bool = False
+) -> Number:
     """Duration of y[m,n] = x[m,k] W[n,k]^T; with `quantised_input` the quantisation kernel before it too."""
     compute, memory = gemm_terms(gpu, dtype, m, n, k, batch)
     us = np.maximum(compute, memory) + 0.25 * np.minimum(compute, memory) + gpu.floor_us
@@ -86,8 +108,18 @@ def attention_work(q: Number, kv: Number, window: Number) -> Number:
     return np.where(span < kv, limited, full)
 
 
-def attention_us(gpu: Gpu, batch: Number, q: Number, kv: Number, heads_q: Number, heads_kv: Number, head_dim: Number,
-                 kv_bytes: Number, window: Number = 0, q_dtype: str = "bfloat16") -> Number:
+def attention_us(
+    gpu: Gpu,
+    batch: Number,
+    q: Number,
+    kv: Number,
+    heads_q: Number,
+    heads_kv: Number,
+    head_dim: Number,
+    kv_bytes: Number,
+    window: Number = 0,
+    q_dtype: str = "bfloat16",
+) -> Number:
     """`batch` equal sequences; KV write included."""
     work = attention_work(q, kv, window)
     flops = 4.0 * batch * heads_q * head_dim * work
@@ -96,8 +128,11 @@ def attention_us(gpu: Gpu, batch: Number, q: Number, kv: Number, heads_q: Number
     compute = 1e6 * flops / (peak_flops(gpu, q_dtype) * 0.6) / np.maximum(busy, 1.0 / gpu.sms)
     compute = np.where(q > 1, compute, compute * np.maximum(1.0, 8.0 * heads_kv / heads_q))
     seen = np.where(np.asarray(window) > 0, np.minimum(kv, q + window), kv)
-    touched = batch * (2.0 * seen * heads_kv * head_dim * kv_bytes + 4.0 * q * heads_q * head_dim
-                       + q * heads_kv * head_dim * (4.0 + 2.0 * kv_bytes))
+    touched = batch * (
+        2.0 * seen * heads_kv * head_dim * kv_bytes
+        + 4.0 * q * heads_q * head_dim
+        + q * heads_kv * head_dim * (4.0 + 2.0 * kv_bytes)
+    )
     memory = 1e6 * touched / _bandwidth(gpu, touched)
     return np.maximum(compute, memory) + 0.2 * np.minimum(compute, memory) + 3.0 * gpu.floor_us
 
@@ -123,8 +158,18 @@ def moe_active(tokens: Number, topk: Number, experts: Number, ep: Number) -> tup
     return np.maximum(active, np.minimum(1.0, pairs)), np.maximum(pairs, 1.0)
 
 
-def moe_us(gpu: Gpu, dtype: str, tokens: Number, hidden: Number, inter: Number, topk: Number, experts: Number,
-           tp: Number = 1, ep: Number = 1, skew: Number = 1.0) -> Number:
+def moe_us(
+    gpu: Gpu,
+    dtype: str,
+    tokens: Number,
+    hidden: Number,
+    inter: Number,
+    topk: Number,
+    experts: Number,
+    tp: Number = 1,
+    ep: Number = 1,
+    skew: Number = 1.0,
+) -> Number:
     """The whole layer on the most loaded rank; `skew` multiplies its share of the tokens."""
     active, pairs = moe_active(tokens, topk, experts, ep)
     pairs = pairs * skew
@@ -154,16 +199,26 @@ def stream_us(gpu: Gpu, touched_bytes: Number) -> Number:
 def copy_us(gpu: Gpu, nbytes: Number, direction: str) -> Number:
     """A copy or memset; p2p and h2d/d2h move over their link, d2d reads and writes HBM."""
     per_second = {
-        "h2d": 0.9 * gpu.pcie_bytes_s, "d2h": 0.9 * gpu.pcie_bytes_s, "p2p": 0.8 * gpu.link_bytes_s,
-        "d2d": 0.42 * gpu.hbm_bytes_s, "memset": 0.85 * gpu.hbm_bytes_s, "h2h": 10e9,
+        "h2d": 0.9 * gpu.pcie_bytes_s,
+        "d2h": 0.9 * gpu.pcie_bytes_s,
+        "p2p": 0.8 * gpu.link_bytes_s,
+        "d2d": 0.42 * gpu.hbm_bytes_s,
+        "memset": 0.85 * gpu.hbm_bytes_s,
+        "h2h": 10e9,
     }[direction]
     return 1e6 * nbytes / per_second + _COPY_LATENCY_US[direction]
 
 
 def collective_us(gpu: Gpu, op: str, nbytes: Number, ranks: Number, nodes: Number = 1, impl: str = "nccl") -> Number:
     """A collective of `nbytes` per rank: latency by algorithm, then the ring's traffic at link speed."""
-    factor = {"all_reduce": 2.0, "reduce_scatter": 1.0, "all_gather": 1.0, "alltoall": 1.0, "broadcast": 1.0,
-              "reduce": 1.0}.get(op, 1.0)
+    factor = {
+        "all_reduce": 2.0,
+        "reduce_scatter": 1.0,
+        "all_gather": 1.0,
+        "alltoall": 1.0,
+        "broadcast": 1.0,
+        "reduce": 1.0,
+    }.get(op, 1.0)
     share = 1.0 if op in ("send_recv", "send", "recv", "broadcast", "reduce") else (ranks - 1.0) / ranks
     link = np.where(np.asarray(nodes) > 1, np.minimum(gpu.link_bytes_s, 25e9), gpu.link_bytes_s)
     latency = np.where(np.asarray(nodes) > 1, 30.0, 0.0)

@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,17 @@ from revati_predictors.mapping import Resolved, resolve
 from revati_predictors.operators import Operator
 from revati_predictors.predictor import FALLBACK, SOURCE_NAMES, Estimate, Predictor
 from revati_predictors.wire import (
-    FAMILY, HEADER, MAX_REQUEST_BYTES, NEEDS_BATCH, WIRE_MODEL, OpRecord, WireError, pack_predictions, unpack_records,
+    FAMILY,
+    HEADER,
+    MAX_REQUEST_BYTES,
+    WIRE_MODEL,
+    OpRecord,
+    WireError,
+    pack_predictions,
+    unpack_records,
 )
 
-__all__ = ["Pricer", "PredictorService", "Statistics"]
+__all__ = ["PredictorService", "Pricer", "Statistics"]
 
 Row = tuple[int, int, int, int, int, int]
 _FAMILY_NAMES = {number: name.lower() for name, number in FAMILY.items()}
@@ -50,7 +56,9 @@ class Statistics:
         """Plain data for a report; `uncovered` holds the `top` operators with the most uncovered time."""
         worst = sorted(self.uncovered.items(), key=lambda item: (-item[1], item[0]))[:top]
         return {
-            "requests": self.requests, "records": self.records, "priced": self.priced,
+            "requests": self.requests,
+            "records": self.records,
+            "priced": self.priced,
             "by_family": {k: {"asked": int(v[0]), "us": v[1]} for k, v in sorted(self.by_family.items())},
             "by_source": {k: {"asked": int(v[0]), "us": v[1]} for k, v in sorted(self.by_source.items())},
             "uncovered": [{"operator": name, "us": us} for name, us in worst],
@@ -80,8 +88,9 @@ class Pricer:
         self._predictors = list(predictors)
         self._constant_ns = constant_ns
         self._models: list[ModelFacts] = [NO_FACTS]
+        self._of_model: dict[tuple[int, int], Predictor] = {}
         self._announced: dict[str, int] = {}
-        self._memo: OrderedDict[tuple[int, Operator], Estimate] = OrderedDict()
+        self._memo: dict[tuple[tuple[int, int], Operator], Estimate] = {}
         self._lock = threading.Lock()
         self.statistics = Statistics()
 
@@ -114,40 +123,53 @@ class Pricer:
         self._count(records, resolved, rows)
         return rows
 
-    def _gpu(self, record: OpRecord) -> int:
-        return min(record.gpu, len(self._predictors) - 1)
+    def _where(self, record: OpRecord) -> tuple[int, int]:
+        """(GPU, model): what besides the operator decides its duration."""
+        return min(record.gpu, len(self._predictors) - 1), record.model if record.model < len(self._models) else 0
+
+    def _predictor(self, where: tuple[int, int]) -> Predictor:
+        """The GPU's predictor for the framework that runs the model."""
+        if where not in self._of_model:
+            predictor, facts = self._predictors[where[0]], self._models[where[1]]
+            chooser = getattr(predictor, "for_framework", None)
+            self._of_model[where] = (
+                chooser(facts.framework, facts.version) if chooser and facts.framework else predictor
+            )
+        return self._of_model[where]
 
     def _fill_memo(self, records: Sequence[OpRecord], resolved: Sequence[Resolved]) -> None:
-        wanted: dict[int, dict[Operator, None]] = {}
+        if len(self._memo) > _MEMO_LIMIT:
+            self._memo.clear()
+        wanted: dict[tuple[int, int], dict[Operator, None]] = {}
         for record, r in zip(records, resolved):
-            gpu = self._gpu(record)
-            needs = wanted.setdefault(gpu, {})
+            where = self._where(record)
+            needs = wanted.setdefault(where, {})
             for op in [op for op, _ in r.parts] + (r.whole or []) + ([r.kv_write] if r.kv_write else []):
-                if (gpu, op) not in self._memo:
+                if (where, op) not in self._memo:
                     needs[op] = None
-        for gpu, needs in wanted.items():
-            if not needs:
-                continue
+        for where, needs in wanted.items():
             ops = list(needs)
-            if len(self._memo) + len(ops) > _MEMO_LIMIT:
-                self._memo.clear()
-                ops = list(dict.fromkeys(op for r in resolved for op in
-                                         [p for p, _ in r.parts] + (r.whole or []) + ([r.kv_write] if r.kv_write else [])))
-            for op, estimate in zip(ops, self._predictors[gpu].predict(ops)):
-                self._memo[(gpu, op)] = estimate
+            for op, estimate in zip(ops, self._predictor(where).predict(ops) if ops else ()):
+                self._memo[(where, op)] = estimate
             self.statistics.priced += len(ops)
 
     def _row(self, record: OpRecord, r: Resolved) -> Row:
-        gpu = self._gpu(record)
-        estimate = _combine([(self._memo[(gpu, op)], weight) for op, weight in r.parts])
+        where = self._where(record)
+        estimate = _combine([(self._memo[(where, op)], weight) for op, weight in r.parts])
         if r.whole is not None and r.kv_write is not None:
-            whole = _combine([(self._memo[(gpu, op)], 1.0) for op in r.whole])
-            write = min(self._memo[(gpu, r.kv_write)].us, _KV_WRITE_SHARE * whole.us)
+            whole = _combine([(self._memo[(where, op)], 1.0) for op in r.whole])
+            write = min(self._memo[(where, r.kv_write)].us, _KV_WRITE_SHARE * whole.us)
             share = write / whole.us if whole.us > 0 else 0.0
             estimate = _scale(whole, share) if r.is_write else _scale(estimate, 1.0 - share)
         source = FALLBACK if r.guessed else estimate.source
-        return (round(estimate.us * 1e3), round(estimate.lo_us * 1e3), round(estimate.hi_us * 1e3), FAMILY[r.family],
-                source, r.flags)
+        return (
+            round(estimate.us * 1e3),
+            round(estimate.lo_us * 1e3),
+            round(estimate.hi_us * 1e3),
+            FAMILY[r.family],
+            source,
+            r.flags,
+        )
 
     def _count(self, records: Sequence[OpRecord], resolved: Sequence[Resolved], rows: Sequence[Row]) -> None:
         stats = self.statistics
@@ -175,8 +197,14 @@ class PredictorService:
     constant_ns: answer this duration for everything.
     """
 
-    def __init__(self, predictors: Predictor | Sequence[Predictor], socket_path: str | os.PathLike[str], *,
-                 delay_s: float = 0.0, constant_ns: int | None = None) -> None:
+    def __init__(
+        self,
+        predictors: Predictor | Sequence[Predictor],
+        socket_path: str | os.PathLike[str],
+        *,
+        delay_s: float = 0.0,
+        constant_ns: int | None = None,
+    ) -> None:
         many = list(predictors) if isinstance(predictors, (list, tuple)) else [predictors]
         self.pricer = Pricer(many, constant_ns)  # type: ignore[arg-type]
         self.socket_path = Path(socket_path)
@@ -277,8 +305,3 @@ def _receive(connection: socket.socket, nbytes: int) -> bytes | None:
             return None
         parts += chunk
     return bytes(parts)
-
-
-def batch_flag(flags: int) -> bool:
-    """Whether a prediction depends on the sequences behind it."""
-    return bool(flags & NEEDS_BATCH)

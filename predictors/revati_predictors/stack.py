@@ -19,7 +19,7 @@ from revati_predictors.families import Columns, Family, Key
 from revati_predictors.gpus import Gpu
 from revati_predictors.grid import ABSENT, Grid
 
-__all__ = ["key_columns", "hole_features", "config_features", "size_features", "matrix", "Slots"]
+__all__ = ["Slots", "config_features", "hole_features", "key_columns", "matrix", "size_features"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,6 +29,10 @@ def key_columns(family: Family, columns: Columns) -> list[Key]:
     """The configuration of every row."""
     parts = [columns[c].tolist() for c in family.config]
     return list(zip(*parts))
+
+
+def _at(config: Ints, nodes: Sequence[Ints]) -> tuple[Ints, ...]:
+    return (config, *nodes)
 
 
 def _mean(values: Sequence[Floats]) -> Floats:
@@ -64,15 +68,24 @@ class Slots:
         for key, rows in distinct.items():
             if self.count and key not in self._memo:
                 slots = self._family.slots(key, self._grid.index)
-                self._memo[key] = ([self._grid.index[s[0]] if s else ABSENT for s in slots],
-                                   [s[1] if s else (1.0,) * axes for s in slots])
+                self._memo[key] = (
+                    [self._grid.index[s[0]] if s else ABSENT for s in slots],
+                    [s[1] if s else (1.0,) * axes for s in slots],
+                )
             if self.count:
                 ids[rows], factors[rows] = self._memo[key]
         return ids, factors
 
 
-def hole_features(family: Family, gpu: Gpu, grid: Grid, beside: Sequence[tuple[Any, Any]], slots: Slots,
-                  columns: Columns, masked: NDArray[np.bool_]) -> tuple[dict[str, Floats], Floats]:
+def hole_features(
+    family: Family,
+    gpu: Gpu,
+    grid: Grid,
+    beside: Sequence[tuple[Any, Any]],
+    slots: Slots,
+    columns: Columns,
+    masked: NDArray[np.bool_],
+) -> tuple[dict[str, Floats], Floats]:
     """Features of rows on nodes and the base estimate of y. `masked` rows do not see their line on `mask_axis`."""
     keys = key_columns(family, columns)
     config = grid.config_ids(keys)
@@ -88,21 +101,28 @@ def hole_features(family: Family, gpu: Gpu, grid: Grid, beside: Sequence[tuple[A
         return [changes.get(a, nodes[a]) for a in axes]
 
     for a in axes:
-        before, after = (np.asarray(b[(config, *nodes)], np.int64) for b in beside[a])
+        before, after = (np.asarray(b[_at(config, nodes)], np.int64) for b in beside[a])
         last = len(grid.axes[a]) - 1
         safe_before, safe_after = np.maximum(before, 0), np.minimum(after, last)
-        before_2 = np.where(before >= 0, beside[a][0][(config, *moved({a: safe_before}))], -1).astype(np.int64)
-        after_2 = np.where(after <= last, beside[a][1][(config, *moved({a: safe_after}))], last + 1).astype(np.int64)
+        before_2 = np.where(before >= 0, beside[a][0][_at(config, moved({a: safe_before}))], -1).astype(np.int64)
+        after_2 = np.where(after <= last, beside[a][1][_at(config, moved({a: safe_after}))], last + 1).astype(np.int64)
         y_before, y_after = grid.at(config, moved({a: before})), grid.at(config, moved({a: after}))
         x = grid.x[a][nodes[a]]
         gap_before = np.where(before >= 0, x - grid.x[a][safe_before], np.nan)
         gap_after = np.where(after <= last, grid.x[a][safe_after] - x, np.nan)
         t = gap_before / (gap_before + gap_after)
-        line = np.where(np.isnan(y_before), y_after, np.where(np.isnan(y_after), y_before,
-                                                              y_before * (1 - t) + y_after * t))
-        names = {f"before_{a}": y_before, f"after_{a}": y_after, f"before2_{a}": grid.at(config, moved({a: before_2})),
-                 f"after2_{a}": grid.at(config, moved({a: after_2})), f"line_{a}": line,
-                 f"gap_before_{a}": gap_before, f"gap_after_{a}": gap_after}
+        line = np.where(
+            np.isnan(y_before), y_after, np.where(np.isnan(y_after), y_before, y_before * (1 - t) + y_after * t)
+        )
+        names = {
+            f"before_{a}": y_before,
+            f"after_{a}": y_after,
+            f"before2_{a}": grid.at(config, moved({a: before_2})),
+            f"after2_{a}": grid.at(config, moved({a: after_2})),
+            f"line_{a}": line,
+            f"gap_before_{a}": gap_before,
+            f"gap_after_{a}": gap_after,
+        }
         out.update(names)
         if a == family.mask_axis:
             hidden |= set(names)
@@ -110,8 +130,11 @@ def hole_features(family: Family, gpu: Gpu, grid: Grid, beside: Sequence[tuple[A
         lines.append(line)
     for a in axes:
         for b in range(a + 1, len(family.axes)):
-            corners = [grid.at(config, moved({a: i})) + grid.at(config, moved({b: j})) - grid.at(config, moved({a: i, b: j}))
-                       for i in near[a] for j in near[b]]
+            corners = [
+                grid.at(config, moved({a: i})) + grid.at(config, moved({b: j})) - grid.at(config, moved({a: i, b: j}))
+                for i in near[a]
+                for j in near[b]
+            ]
             out[f"parallelogram_{a}{b}"] = _mean(corners)
             if family.mask_axis in (a, b):
                 hidden.add(f"parallelogram_{a}{b}")
@@ -146,7 +169,7 @@ def hole_features(family: Family, gpu: Gpu, grid: Grid, beside: Sequence[tuple[A
 def _hole_base(family: Family, out: dict[str, Floats]) -> Floats:
     first = [out[f"line_{a}"] for a in range(len(family.axes))]
     crossed = [value for name, value in out.items() if name.startswith("parallelogram")]
-    everything = _mean([_mean(first[:1] if family.mask_axis == 0 else first)] + crossed)
+    everything = _mean([_mean(first[:1] if family.mask_axis == 0 else first), *crossed])
     slots = [value for name, value in out.items() if name.startswith("slot_")]
     return _first([everything, _mean(first), _mean(slots)] if slots else [everything, _mean(first)])
 
@@ -155,18 +178,21 @@ def _slot_values(family: Family, grid: Grid, slots: Slots, columns: Columns) -> 
     keys = key_columns(family, columns)
     coordinates = [np.asarray(columns[a], float) for a in family.axes]
     ids, factors = slots.of(keys)
-    return [grid.interpolate(ids[:, s], [c * factors[:, s, a] for a, c in enumerate(coordinates)])
-            for s in range(family.strict_slots)]
+    return [
+        grid.interpolate(ids[:, s], [c * factors[:, s, a] for a, c in enumerate(coordinates)])
+        for s in range(family.strict_slots)
+    ]
 
 
-def config_features(family: Family, gpu: Gpu, grid: Grid, slots: Slots, columns: Columns
-                    ) -> tuple[dict[str, Floats], Floats]:
+def config_features(
+    family: Family, gpu: Gpu, grid: Grid, slots: Slots, columns: Columns
+) -> tuple[dict[str, Floats], Floats]:
     """Features of rows whose configuration is not in the (completed) grid, and the base estimate of y."""
     physics = family.physics(gpu, columns)
     if not family.strict_slots:
         return physics, np.zeros(len(next(iter(physics.values()))))
     values = _slot_values(family, grid, slots, columns)
-    pairs = [_mean(values[i:i + 2]) for i in range(0, len(values), 2)]
+    pairs = [_mean(values[i : i + 2]) for i in range(0, len(values), 2)]
     base = _first(pairs)
     out = {f"slot_{s}": value - base for s, value in enumerate(values)}
     out["base"] = base
@@ -174,8 +200,9 @@ def config_features(family: Family, gpu: Gpu, grid: Grid, slots: Slots, columns:
     return out, base
 
 
-def size_features(family: Family, gpu: Gpu, grid: Grid, columns: Columns, skip_own: NDArray[np.bool_] | None = None
-                  ) -> tuple[dict[str, Floats], Floats]:
+def size_features(
+    family: Family, gpu: Gpu, grid: Grid, columns: Columns, skip_own: NDArray[np.bool_] | None = None
+) -> tuple[dict[str, Floats], Floats]:
     """Features of rows between nodes of a known configuration, and the base estimate (multilinear).
 
     skip_own [rows, axes]: for training on nodes, as if the planes of the row's own coordinates were missing.

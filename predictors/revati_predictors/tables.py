@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from revati_predictors.families import FAMILIES, VARIANTS, Family, variant_of
 
-__all__ = ["Table", "TableError", "read_table", "typed_columns", "MODEL_HEADS"]
+__all__ = ["MODEL_HEADS", "Table", "TableError", "read_table", "typed_columns"]
 
 
 class TableError(ValueError):
@@ -25,27 +25,70 @@ class TableError(ValueError):
 
 # Attention heads of the models in the mixed-batch tables, which give only the model's name.
 MODEL_HEADS: Mapping[str, tuple[int, int, int]] = {
-    "meta-llama/llama-3.1-8b": (32, 8, 128), "qwen/qwen3-32b": (64, 8, 128),
-    "qwen/qwen3-30b-a3b-instruct-2507": (32, 4, 128), "meta-llama/llama-3.1-70b": (64, 8, 128),
-    "qwen/qwen3-8b": (32, 8, 128), "mistralai/mixtral-8x7b-v0.1": (32, 8, 128), "meta-llama/llama-2-7b": (32, 32, 128),
-    "qwen/qwen3-14b": (40, 8, 128), "qwen/qwen3-4b": (32, 8, 128),
+    "meta-llama/llama-3.1-8b": (32, 8, 128),
+    "qwen/qwen3-32b": (64, 8, 128),
+    "qwen/qwen3-30b-a3b-instruct-2507": (32, 4, 128),
+    "meta-llama/llama-3.1-70b": (64, 8, 128),
+    "qwen/qwen3-8b": (32, 8, 128),
+    "mistralai/mixtral-8x7b-v0.1": (32, 8, 128),
+    "meta-llama/llama-2-7b": (32, 32, 128),
+    "qwen/qwen3-14b": (40, 8, 128),
+    "qwen/qwen3-4b": (32, 8, 128),
 }
 
-KNOWN_DTYPES = frozenset({
-    "bfloat16", "float16", "half", "float32", "fp8", "fp8_block", "int8", "nvfp4", "int4_wo", "w4a16_mxfp4",
-    "w4a8_mxfp4_mxfp8",
-})
+KNOWN_DTYPES = frozenset(
+    {
+        "bfloat16",
+        "float16",
+        "half",
+        "float32",
+        "fp8",
+        "fp8_block",
+        "int8",
+        "nvfp4",
+        "int4_wo",
+        "w4a16_mxfp4",
+        "w4a8_mxfp4_mxfp8",
+    }
+)
 
 # (least, most) that a column can mean; whole numbers all. Beyond it somebody used another unit.
 _LIMITS: Mapping[str, tuple[float, float]] = {
-    "m": (1, 1e8), "n": (1, 1e8), "k": (1, 1e8), "batch_size": (1, 1e6), "q_len": (1, 1e8), "kv_len": (1, 1e9),
-    "num_heads": (1, 4096), "num_kv_heads": (1, 4096), "head_dim": (8, 2048), "window_size": (0, 1e9),
-    "num_tokens": (1, 1e8), "hidden_size": (16, 1e6), "inter_size": (8, 1e7), "topk": (1, 1024),
-    "num_experts": (1, 65536), "moe_tp_size": (1, 4096), "moe_ep_size": (1, 4096), "bytes": (1, 1e13),
-    "num_gpus": (1, 100000), "devices_per_node": (1, 1024), "sms": (0, 1024), "tp": (1, 4096), "ep": (1, 4096),
-    "prefill_chunk": (0, 1e8), "kv_prefill": (0, 1e9), "n_decode": (0, 1e6), "kv_decode": (0, 1e9),
-    "n_head": (1, 4096), "n_kv_head": (0, 4096), "hidden": (16, 1e6), "inter": (0, 1e7), "vocab": (0, 1e8),
-    "gated": (0, 1), "experts_per_device": (1, 65536), "tp_size": (1, 4096),
+    "m": (1, 1e8),
+    "n": (1, 1e8),
+    "k": (1, 1e8),
+    "batch_size": (1, 1e6),
+    "q_len": (1, 1e8),
+    "kv_len": (1, 1e9),
+    "num_heads": (1, 4096),
+    "num_kv_heads": (1, 4096),
+    "head_dim": (8, 2048),
+    "window_size": (0, 1e9),
+    "num_tokens": (1, 1e8),
+    "hidden_size": (16, 1e6),
+    "inter_size": (8, 1e7),
+    "topk": (1, 1024),
+    "num_experts": (1, 65536),
+    "moe_tp_size": (1, 4096),
+    "moe_ep_size": (1, 4096),
+    "bytes": (1, 1e13),
+    "num_gpus": (1, 100000),
+    "devices_per_node": (1, 1024),
+    "sms": (0, 1024),
+    "tp": (1, 4096),
+    "ep": (1, 4096),
+    "prefill_chunk": (0, 1e8),
+    "kv_prefill": (0, 1e9),
+    "n_decode": (0, 1e6),
+    "kv_decode": (0, 1e9),
+    "n_head": (1, 4096),
+    "n_kv_head": (0, 4096),
+    "hidden": (16, 1e6),
+    "inter": (0, 1e7),
+    "vocab": (0, 1e8),
+    "gated": (0, 1),
+    "experts_per_device": (1, 65536),
+    "tp_size": (1, 4096),
 }
 
 
@@ -116,13 +159,15 @@ def choose_variant(table: Table, family: str) -> Family:
         kinds = [v for v in VARIANTS.values() if v.family == family]
         best = min(kinds, key=lambda v: len(set(v.needed) - set(table.header)))
         missing = [c for c in best.needed if c not in table.header]
-        raise TableError(f"{table.path}, line 1, column {missing[0]}: the column is missing "
-                         f"(a table of {family} needs {', '.join(best.needed)})")
+        raise TableError(
+            f"{table.path}, line 1, column {missing[0]}: the column is missing "
+            f"(a table of {family} needs {', '.join(best.needed)})"
+        )
     return found
 
 
 def typed_columns(table: Table, family: Family, times: bool = False) -> dict[str, NDArray[Any]]:
-    """The family's columns as arrays (numbers float64, text object), checked. With `times`, `us` holds the measured time."""
+    """The family's columns as arrays (numbers float64, text object), checked. `times`: also `us`, the measured time."""
     out: dict[str, NDArray[Any]] = {}
     for name in family.needed:
         text = table.column(name)
@@ -131,8 +176,10 @@ def typed_columns(table: Table, family: Family, times: bool = False) -> dict[str
             if name in ("dtype", "q_dtype", "kv_dtype") and family.checked_dtypes:
                 for row, value in enumerate(values):
                     if value not in KNOWN_DTYPES:
-                        raise TableError(f"{table.path}, line {table.lines[row]}, column {name}: unknown data type "
-                                         f"'{value}'; known: {', '.join(sorted(KNOWN_DTYPES))}")
+                        raise TableError(
+                            f"{table.path}, line {table.lines[row]}, column {name}: unknown data type "
+                            f"'{value}'; known: {', '.join(sorted(KNOWN_DTYPES))}"
+                        )
             out[name] = np.array(values, dtype=object)
         else:
             out[name] = np.array([_number(table, row, name, t) for row, t in enumerate(text)], float)
@@ -149,7 +196,9 @@ def _add_heads(table: Table, out: dict[str, NDArray[Any]]) -> None:
     for row, (model, tp) in enumerate(zip(out["model"].tolist(), out["tp"].tolist())):
         known = MODEL_HEADS.get(model.lower())
         if known is None:
-            raise TableError(f"{table.path}, line {table.lines[row]}, column model: the heads of '{model}' are not known; "
-                             f"known models: {', '.join(sorted(MODEL_HEADS))}")
+            raise TableError(
+                f"{table.path}, line {table.lines[row]}, column model: the heads of '{model}' are not known; "
+                f"known models: {', '.join(sorted(MODEL_HEADS))}"
+            )
         heads[:, row] = known[0] / tp, max(1.0, known[1] / tp), known[2]
     out["heads_q"], out["heads_kv"], out["head_dim"] = heads

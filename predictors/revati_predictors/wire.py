@@ -11,9 +11,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
-    "OP_VERSION", "OP_PARAMS", "WIRE_MODEL", "KIND", "COPY_KIND", "DTYPE", "SOURCE", "FAMILY", "NEEDS_BATCH",
-    "NEEDS_TOKENS", "HEADER", "OP", "SEQ", "PREDICTION", "OpRecord", "WireError", "pack_request", "unpack_records",
-    "pack_predictions", "unpack_predictions", "pack_model",
+    "COPY_KIND",
+    "DTYPE",
+    "FAMILY",
+    "HEADER",
+    "KIND",
+    "NEEDS_BATCH",
+    "NEEDS_TOKENS",
+    "OP",
+    "OP_PARAMS",
+    "OP_VERSION",
+    "PREDICTION",
+    "SEQ",
+    "SOURCE",
+    "WIRE_MODEL",
+    "OpRecord",
+    "WireError",
+    "pack_model",
+    "pack_predictions",
+    "pack_request",
+    "unpack_predictions",
+    "unpack_records",
 ]
 
 OP_VERSION = 1
@@ -23,13 +41,36 @@ WIRE_MODEL = 0xFFFFFFFF
 KIND = {"KERNEL": 0, "GEMM": 1, "COPY": 2, "MEMSET": 3, "COLLECTIVE": 4, "GRAPH": 5}
 COPY_KIND = {"H2H": 0, "H2D": 1, "D2H": 2, "D2D": 3, "P2P": 4}
 DTYPE = {
-    "NONE": 0, "F32": 1, "F16": 2, "BF16": 3, "F8E4M3": 4, "F8E5M2": 5, "F4E2M1": 6, "I8": 7, "I32": 8, "F64": 9,
+    "NONE": 0,
+    "F32": 1,
+    "F16": 2,
+    "BF16": 3,
+    "F8E4M3": 4,
+    "F8E5M2": 5,
+    "F4E2M1": 6,
+    "I8": 7,
+    "I32": 8,
+    "F64": 9,
     "TF32": 10,
 }
 SOURCE = {"MEASURED": 0, "INTERPOLATED": 1, "EXTRAPOLATED": 2, "FALLBACK": 3}
 FAMILY = {
-    "OTHER": 0, "GEMM": 1, "ATTENTION": 2, "MLA": 3, "MOE": 4, "QUANT": 5, "NORM": 6, "ACTIVATION": 7, "ROPE": 8,
-    "EMBEDDING": 9, "SAMPLING": 10, "KV_WRITE": 11, "ELEMENTWISE": 12, "COPY": 13, "COLLECTIVE": 14, "METADATA": 15,
+    "OTHER": 0,
+    "GEMM": 1,
+    "ATTENTION": 2,
+    "MLA": 3,
+    "MOE": 4,
+    "QUANT": 5,
+    "NORM": 6,
+    "ACTIVATION": 7,
+    "ROPE": 8,
+    "EMBEDDING": 9,
+    "SAMPLING": 10,
+    "KV_WRITE": 11,
+    "ELEMENTWISE": 12,
+    "COPY": 13,
+    "COLLECTIVE": 14,
+    "METADATA": 15,
 }
 NEEDS_BATCH = 1
 NEEDS_TOKENS = 2
@@ -63,8 +104,18 @@ class OpRecord:
 
     def key(self) -> tuple[Any, ...]:
         """Equal keys get equal predictions."""
-        return (self.kind, self.dtype, self.dtype_w, self.dtype_o, self.gpu, self.model, self.padded, self.name,
-                self.p, self.seqs)
+        return (
+            self.kind,
+            self.dtype,
+            self.dtype_w,
+            self.dtype_o,
+            self.gpu,
+            self.model,
+            self.padded,
+            self.name,
+            self.p,
+            self.seqs,
+        )
 
 
 def pack_request(records: list[OpRecord]) -> bytes:
@@ -73,8 +124,9 @@ def pack_request(records: list[OpRecord]) -> bytes:
     for r in records:
         name = r.name.encode()
         params = tuple(r.p) + (0,) * (OP_PARAMS - len(r.p))
-        body += OP.pack(r.kind, r.dtype, r.dtype_w, r.dtype_o, r.gpu, r.model, len(r.seqs), len(name), r.padded, 0,
-                        *params)
+        body += OP.pack(
+            r.kind, r.dtype, r.dtype_w, r.dtype_o, r.gpu, r.model, len(r.seqs), len(name), r.padded, 0, *params
+        )
         for seq in r.seqs:
             body += SEQ.pack(*seq)
         body += name + b"\0" * (-len(name) % 8)
@@ -94,10 +146,22 @@ def unpack_records(body: bytes, count: int) -> list[OpRecord]:
             at += SEQ.size * nseq
             if at + name_len > len(body):
                 raise WireError("a record's name runs past the end of the request")
-            name = body[at:at + name_len].decode("utf-8", "replace")
+            name = body[at : at + name_len].decode("utf-8", "replace")
             at += name_len + (-name_len % 8)
-            out.append(OpRecord(head[0], head[1], head[2], head[3], head[4], head[5], head[8], name, head[10:],
-                                tuple(zip(flat[::2], flat[1::2]))))
+            out.append(
+                OpRecord(
+                    head[0],
+                    head[1],
+                    head[2],
+                    head[3],
+                    head[4],
+                    head[5],
+                    head[8],
+                    name,
+                    head[10:],
+                    tuple(zip(flat[::2], flat[1::2])),
+                )
+            )
     except struct.error as error:
         raise WireError(f"a request of {len(body)} bytes is too short for its {count} records") from error
     if at != len(body):

@@ -12,18 +12,45 @@ from revati_predictors.operators import Attention, Collective, Gemm, Moe, Stream
 from revati_predictors.service import Pricer
 from revati_predictors.wire import FAMILY, KIND, NEEDS_BATCH, OpRecord
 
-LLAMA = ModelFacts.from_json({
-    "dtype": "bfloat16", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336,
-    "vocab_size": 128256, "num_attention_heads": 32, "num_key_value_heads": 8,
-})
-QWEN_MOE = ModelFacts.from_json({
-    "dtype": "bfloat16", "layers": 48, "hidden": 2048, "intermediate": 6144, "moe_intermediate": 768, "experts": 128,
-    "topk": 8, "heads_q": 32, "heads_kv": 4, "head_dim": 128, "vocab": 151936,
-})
-LLAMA_FP8 = ModelFacts.from_json({
-    "quantization": "fp8", "layers": 32, "hidden": 4096, "intermediate": 14336, "vocab": 128256, "heads_q": 32,
-    "heads_kv": 8, "head_dim": 128, "kv_cache_dtype": "fp8_e4m3",
-})
+LLAMA = ModelFacts.from_json(
+    {
+        "dtype": "bfloat16",
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    }
+)
+QWEN_MOE = ModelFacts.from_json(
+    {
+        "dtype": "bfloat16",
+        "layers": 48,
+        "hidden": 2048,
+        "intermediate": 6144,
+        "moe_intermediate": 768,
+        "experts": 128,
+        "topk": 8,
+        "heads_q": 32,
+        "heads_kv": 4,
+        "head_dim": 128,
+        "vocab": 151936,
+    }
+)
+LLAMA_FP8 = ModelFacts.from_json(
+    {
+        "quantization": "fp8",
+        "layers": 32,
+        "hidden": 4096,
+        "intermediate": 14336,
+        "vocab": 128256,
+        "heads_q": 32,
+        "heads_kv": 8,
+        "head_dim": 128,
+        "kv_cache_dtype": "fp8_e4m3",
+    }
+)
 
 # Names as the frameworks launch them (vLLM 0.25.1, SGLang 0.5.15, torch 2.11), shortened, mangled or not.
 NAMES = {
@@ -99,12 +126,21 @@ def _total_us(records: list[OpRecord], facts: dict[str, object]) -> float:
     return sum(row[0] for row in pricer.price(records)) / 1e3
 
 
-FACTS = {"layers": 32, "hidden": 4096, "intermediate": 14336, "vocab": 128256, "heads_q": 32, "heads_kv": 8,
-         "head_dim": 128}
+FACTS = {
+    "layers": 32,
+    "hidden": 4096,
+    "intermediate": 14336,
+    "vocab": 128256,
+    "heads_q": 32,
+    "heads_kv": 8,
+    "head_dim": 128,
+}
 
 
 @pytest.mark.parametrize("seqs", [((1, 512),) * 8, ((1, 10),), ((700, 700), (1, 4000), (1, 9)), ((1, 3), (1, 99999))])
-@pytest.mark.parametrize("extra", [[], ["flash::FlashAttnFwdCombine"], ["prepare_varlen_num_blocks", "FlashAttnFwdCombine"]])
+@pytest.mark.parametrize(
+    "extra", [[], ["flash::FlashAttnFwdCombine"], ["prepare_varlen_num_blocks", "FlashAttnFwdCombine"]]
+)
 def test_attention_is_counted_once(seqs: tuple[tuple[int, int], ...], extra: list[str]) -> None:
     """KV write + attention + helpers add up to the measured attention operator, whichever helpers ran."""
     launches = ["reshape_and_cache_flash_kernel", "flash::FlashAttnFwdSm90", *extra]
@@ -117,15 +153,24 @@ def test_attention_is_counted_once(seqs: tuple[tuple[int, int], ...], extra: lis
 def test_split_backends_share_one_batch() -> None:
     """FlashInfer runs decodes and prefills as two kernels: each gets its own sequences, together the whole batch."""
     seqs = ((1, 500), (1, 600), (300, 300))
-    decode, prefill = (resolve(_kernel(n, seqs), LLAMA) for n in ("BatchDecodeWithPagedKVCacheKernel",
-                                                                  "BatchPrefillWithPagedKVCacheKernel"))
+    decode, prefill = (
+        resolve(_kernel(n, seqs), LLAMA)
+        for n in ("BatchDecodeWithPagedKVCacheKernel", "BatchPrefillWithPagedKVCacheKernel")
+    )
     got = [part.seqs for r in (decode, prefill) for part, _ in r.parts if isinstance(part, Attention)]
     assert got == [((1, 500), (1, 600)), ((300, 300),)]
 
 
 def test_moe_layer_is_counted_once() -> None:
-    names = ["topkGating", "moe_align_block_size_kernel", "count_and_sort_expert_tokens_kernel", "fused_moe_kernel",
-             "act_and_mul_kernel", "fused_moe_kernel", "moe_sum_vec_kernel"]
+    names = [
+        "topkGating",
+        "moe_align_block_size_kernel",
+        "count_and_sort_expert_tokens_kernel",
+        "fused_moe_kernel",
+        "act_and_mul_kernel",
+        "fused_moe_kernel",
+        "moe_sum_vec_kernel",
+    ]
     records = [_kernel(name, grid=64) for name in names]  # 8 tokens x 8 experts = 64 activation rows
     resolved = [resolve(record, QWEN_MOE) for record in records]
     weights = [weight for r in resolved for op, weight in r.parts if isinstance(op, Moe)]

@@ -10,12 +10,30 @@ import pytest
 
 from revati_predictors import PredictorService, RooflinePredictor, find_gpu
 from revati_predictors.wire import (
-    FAMILY, HEADER, KIND, NEEDS_BATCH, PREDICTION, SOURCE, OpRecord, pack_model, pack_request, unpack_predictions,
+    FAMILY,
+    HEADER,
+    KIND,
+    NEEDS_BATCH,
+    PREDICTION,
+    SOURCE,
+    OpRecord,
+    pack_model,
+    pack_request,
+    unpack_predictions,
 )
 
 LLAMA = {
-    "framework": "vllm", "version": "0.25.1", "dtype": "bfloat16", "layers": 32, "hidden": 4096, "intermediate": 14336,
-    "vocab": 128256, "heads_q": 32, "heads_kv": 8, "head_dim": 128, "tp": 1,
+    "framework": "vllm",
+    "version": "0.25.1",
+    "dtype": "bfloat16",
+    "layers": 32,
+    "hidden": 4096,
+    "intermediate": 14336,
+    "vocab": 128256,
+    "heads_q": 32,
+    "heads_kv": 8,
+    "head_dim": 128,
+    "tp": 1,
 }
 
 
@@ -52,8 +70,13 @@ def test_batch_model_and_statistics(path: Path) -> None:
         model, zero = HEADER.unpack(_read(peer, HEADER.size))
         assert model > 0 and zero == 0
         gemm = OpRecord(KIND["GEMM"], dtype=3, p=(8, 6144, 4096, 1), model=model)
-        attention = OpRecord(KIND["KERNEL"], name="flash::FlashAttnFwdSm90<x>", model=model, seqs=((1, 900),) * 8,
-                             p=(132, 1, 1, 256, 1, 1, 0, -1))
+        attention = OpRecord(
+            KIND["KERNEL"],
+            name="flash::FlashAttnFwdSm90<x>",
+            model=model,
+            seqs=((1, 900),) * 8,
+            p=(132, 1, 1, 256, 1, 1, 0, -1),
+        )
         rows = _ask(peer, [gemm, attention, gemm])
         assert rows[0] == rows[2]
         assert rows[0][3] == FAMILY["GEMM"] and rows[1][3] == FAMILY["ATTENTION"]
@@ -90,10 +113,15 @@ def test_two_gpus_and_a_restart(path: Path) -> None:
             assert slow[0] > 4 * fast[0]
 
 
-@pytest.mark.parametrize("request_bytes", [
-    HEADER.pack(3, 16) + b"\0" * 16, HEADER.pack(1, 0xFFFFFFFF), HEADER.pack(0xFFFFFFFF, 4) + b"nope",
-    pack_model({"hidden": "wide"}),
-])
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        HEADER.pack(3, 16) + b"\0" * 16,
+        HEADER.pack(1, 0xFFFFFFFF),
+        HEADER.pack(0xFFFFFFFF, 4) + b"nope",
+        pack_model({"hidden": "wide"}),
+    ],
+)
 def test_malformed_request_closes_only_its_connection(path: Path, request_bytes: bytes) -> None:
     with PredictorService(RooflinePredictor(find_gpu("h100-sxm")), path), _connect(path) as bad, _connect(path) as good:
         bad.sendall(request_bytes)

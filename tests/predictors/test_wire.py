@@ -53,7 +53,9 @@ def test_constants_match() -> None:
     assert define("RVT_PRED_NEEDS_TOKENS") == wire.NEEDS_TOKENS
 
 
-@pytest.mark.parametrize("name, mirror", [("rvt_op", wire.OP), ("rvt_seq", wire.SEQ), ("rvt_prediction", wire.PREDICTION)])
+@pytest.mark.parametrize(
+    "name, mirror", [("rvt_op", wire.OP), ("rvt_seq", wire.SEQ), ("rvt_prediction", wire.PREDICTION)]
+)
 def test_layouts_match(name: str, mirror: struct.Struct) -> None:
     def spelled_out(text: str) -> str:
         return re.sub(r"(\d+)([a-zA-Z])", lambda m: int(m.group(1)) * m.group(2), text)
@@ -71,12 +73,12 @@ def test_records_survive() -> None:
     data = wire.pack_request(records)
     count, nbytes = wire.HEADER.unpack_from(data)
     assert nbytes == len(data) - wire.HEADER.size and nbytes % 8 == 0
-    assert wire.unpack_records(data[wire.HEADER.size:], count) == records
+    assert wire.unpack_records(data[wire.HEADER.size :], count) == records
 
 
 @pytest.mark.parametrize("cut", [1, 8, 100])
 def test_truncated_request_is_refused(cut: int) -> None:
-    data = wire.pack_request([wire.OpRecord(0, name="some_kernel", seqs=((1, 1),))])[wire.HEADER.size:]
+    data = wire.pack_request([wire.OpRecord(0, name="some_kernel", seqs=((1, 1),))])[wire.HEADER.size :]
     with pytest.raises(wire.WireError):
         wire.unpack_records(data[:-cut], 1)
     with pytest.raises(wire.WireError):
