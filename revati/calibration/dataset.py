@@ -1,9 +1,9 @@
-"""From result files of measuring runs to training tables: one CSV per family with the columns of the published
-kernel tables.
+"""From result files of measuring runs to training tables: one CSV per family with the columns of the published kernel
+tables.
 
 Rows of a table come from one GPU, one driver and one clock setting: mixing two of them is an error, because a model
-trained on both would describe neither. Dry rows and rows measured while the card was slowed down by heat or was
-idle are left out and counted.
+trained on both would describe neither. Dry and emulated rows, and rows measured while the card was slowed down by heat
+or was idle, are left out and counted.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def load_results(sources: Sequence[Path], gpu: str = "") -> Measured:
             elif record.get("kind") == "row":
                 if record.get("dry"):
                     left_out["dry run"] += 1
+                elif sessions.get(str(record.get("session")), {}).get("emulated"):
+                    left_out["emulated"] += 1
                 elif str(record.get("session")) not in sessions:
                     left_out["no session line"] += 1
                 else:
@@ -103,7 +105,7 @@ def load_results(sources: Sequence[Path], gpu: str = "") -> Measured:
 def _one_condition(sessions: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What all sessions share. Raises UsageError naming the first difference."""
     if not sessions:
-        raise UsageError("no measured rows: only dry runs or empty files")
+        raise UsageError("no row measured on a card: only dry or emulated runs, or empty files")
     ordered = sorted(sessions.values(), key=lambda s: str(s["time"]))
     first = ordered[0]
     for other in ordered[1:]:

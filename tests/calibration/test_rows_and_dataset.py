@@ -12,6 +12,7 @@ from revati.calibration.cells import Cell, plan_cells
 from revati.calibration.dataset import load_results, write_tables
 from revati.calibration.plan import parse_duration, plan_text
 from revati.calibration.rows import RowWriter, read_lines
+from revati.calibration.train import train_pack
 from tests.calibration.helpers import row_line, session_line, write_lines
 
 GEMM = Cell("gemm", ("bfloat16", 8, 4096, 4096))
@@ -112,8 +113,46 @@ def test_unfit_rows_are_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_dry_rows_alone_are_no_dataset(tmp_path: Path) -> None:
     write_lines(tmp_path / "sweep.jsonl", [session_line(), row_line(GEMM, 1.0, dry=True)])
-    with pytest.raises(UsageError, match="only dry runs"):
+    with pytest.raises(UsageError, match="only dry or emulated runs"):
         load_results([tmp_path])
+
+
+def test_rows_of_a_virtual_gpu_are_no_measurements(tmp_path: Path) -> None:
+    emulated = {**session_line("s2"), "emulated": True}
+    write_lines(tmp_path / "sweep.jsonl", [session_line(), row_line(GEMM, 1.0), emulated, row_line(OTHER, 1.0, "s2")])
+    measured = load_results([tmp_path])
+    assert measured.keys == {GEMM.key}
+    assert measured.left_out == {"emulated": 1}
+
+
+def test_a_pack_is_trained_from_measured_tables_and_completed(tmp_path: Path) -> None:
+    pytest.importorskip("lightgbm")
+    packs = pytest.importorskip("revati_predictors.packs")
+    cells = [c for c in plan_cells(["llama-3.1-8b"], ["gemm"], [0, 1]) if c.params[0] == "bfloat16"]
+    lines = [row_line(c, 4.0 + float(c.params[1]) * float(c.params[2]) * float(c.params[3]) / 3e8) for c in cells]
+    write_lines(tmp_path / "r" / "sweep.jsonl", [session_line(), *lines])
+    write_tables(load_results([tmp_path / "r"]), tmp_path / "tables")
+    base = tmp_path / "base"
+    (base / "h200-sxm").mkdir(parents=True)
+    (base / "h200-sxm" / "moe.sec").write_bytes(b"x")
+    section = {
+        "file": "moe.sec",
+        "variant": "moe",
+        "sha256": "-",
+        "family": "moe",
+        "framework": "",
+        "version": "",
+        "rows": 1,
+    }
+    (base / "h200-sxm" / packs.MANIFEST).write_text(json.dumps({"sections": [section]}))
+    said = train_pack(tmp_path / "tables", tmp_path / "pack", base)
+    assert len(said) == 1 and said[0].startswith("h200-sxm/gemm.torch-2.11.0.sec")
+    pack = packs.Pack(tmp_path / "pack" / "h200-sxm")
+    assert {e.variant for e in pack.entries} == {"gemm", "moe"}
+    assert pack.manifest["driver"] == "580.1"
+    pack.section(next(e for e in pack.entries if e.variant == "gemm"))
+    with pytest.raises(UsageError, match="not empty"):
+        train_pack(tmp_path / "tables", tmp_path / "pack", base)
 
 
 def test_the_plan_shrinks_by_what_is_measured_and_names_what_a_case_lacks(tmp_path: Path) -> None:
