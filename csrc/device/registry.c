@@ -12,20 +12,20 @@ static const struct rvt_entry *const tables[] = {
 
 /* Matches the remaining letters against the remaining parameters; prefers what is present over what is left
  * out. Signatures are short, the search is small. */
-static bool bind(const char *signature, const struct rvt_param *params, int count, int next, int8_t *at)
+static bool bind(const char *signature, const struct rvt_param *params, int count, int next, int8_t *at, bool wide)
 {
   if (!*signature) return next == count;
   bool pointer = *signature == 'P' || *signature == 'Q';
   if (next < count) {
     uint16_t bytes = params[next].bytes;
-    if (bytes == 8 || (bytes == 4 && !pointer)) {
+    if ((bytes == 8 && (pointer || wide)) || (bytes == 4 && !pointer)) {
       *at = (int8_t)next;
-      if (bind(signature + 1, params, count, next + 1, at + 1)) return true;
+      if (bind(signature + 1, params, count, next + 1, at + 1, wide)) return true;
     }
   }
   if (*signature == 'P' || *signature == 'F') return false;
   *at = -1;
-  return bind(signature + 1, params, count, next, at + 1);
+  return bind(signature + 1, params, count, next, at + 1, wide);
 }
 
 /* An integer of 8 bytes looks like a pointer; kernels with 4-byte integers only are tried first. */
@@ -34,9 +34,11 @@ static bool bind_signature(struct rvt_bound *bound, const char *signature, const
   if (!signature) return false;
   bound->args = (uint8_t)strlen(signature);
   /* Triton appends two scratch pointers; older releases one or none. */
-  for (int scratch = 2; scratch >= 0; scratch--) {
-    int count = kernel->param_count - scratch;
-    if (count > 0 && bind(signature, kernel->params, count, 0, bound->at)) return true;
+  for (int wide = 0; wide <= 1; wide++) {
+    for (int scratch = 2; scratch >= 0; scratch--) {
+      int count = kernel->param_count - scratch;
+      if (count > 0 && bind(signature, kernel->params, count, 0, bound->at, wide)) return true;
+    }
   }
   return false;
 }
