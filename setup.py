@@ -1,6 +1,7 @@
 """Builds the two C parts of the distribution.
 
 - `revati/_lib/librevati.so`: the preload library, plain C, by csrc/build.py.
+- `revati/data/api/*.csv`: the symbol tables, copied from csrc/api for `revati api`.
 - `revati_coordinator._host`: the host side of the clock as a cffi API-mode extension, by coordinator/build_host.py.
 
 Everything else about the distribution is in pyproject.toml.
@@ -8,6 +9,7 @@ Everything else about the distribution is in pyproject.toml.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -31,6 +33,10 @@ class BuildBoth(build_ext):
             build_preload(target, ROOT / "build" / "preload")
         except BuildError as error:
             raise SystemExit(f"revati: {error}") from None
+        tables = base / "revati" / "data" / "api"
+        tables.mkdir(parents=True, exist_ok=True)
+        for table in (ROOT / "csrc" / "api").glob("*.csv"):
+            shutil.copyfile(table, tables / table.name)
         if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
             raise SystemExit("revati: Python.h is missing; install the Python headers (Debian: apt-get install python3-dev)")
         super().run()

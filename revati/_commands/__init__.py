@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from revati._commands import api, catalogue, control, doctor, join, models, predict, run, smi
+from revati.calibration.command import add as add_calibrate
+from revati.calibration.command import add_validate
 from revati.experiments.cli import add_parsers as add_experiments
 
 __all__ = ["COMMANDS"]
@@ -21,4 +23,6 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     api.add,
     predict.add,
     add_experiments,
+    add_calibrate,
+    add_validate,
 )
