@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "rvt_abi.h"
@@ -38,6 +39,12 @@ static const char *find_preload(void) {
   *strrchr(self, '/') = 0;
   snprintf(path, sizeof(path), "%s/librvt.so", self);
   return access(path, R_OK) == 0 ? path : NULL;
+}
+
+static double cpu_s(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 int main(int argc, char **argv) {
@@ -98,12 +105,12 @@ int main(int argc, char **argv) {
     rvt_host_status_get(the_host, &s);
     fprintf(stderr,
             "rvt-run: virtual %.6f s, real %.3f s, jumps %llu, fires %llu, rounds %llu, aborts %llu, slow proofs %llu, "
-            "proof %.1f us, threads %llu, killed %d\n",
+            "proof %.1f us, threads %llu, killed %d, coordinator %.3f s CPU\n",
             (double)end.virtual_ns / 1e9, (double)end.real_ns / 1e9, (unsigned long long)s.jumps,
             (unsigned long long)s.fires, (unsigned long long)s.rounds, (unsigned long long)s.aborts,
             (unsigned long long)s.slow_proofs,
             s.fires + s.rounds ? (double)s.proof_ns / 1e3 / (double)(s.fires + s.rounds) : 0.0,
-            (unsigned long long)s.threads_seen, end.killed);
+            (unsigned long long)s.threads_seen, end.killed, cpu_s());
   }
   (void)threads;
   rvt_host_free(the_host);
