@@ -49,16 +49,23 @@ static int await_limit(int kind, int fd, int64_t limit_ns) {
   return -1;
 }
 
-/* Runs a real call that may block as one marked wait. */
+/* Runs a real call that may block as one marked wait. On a descriptor that does not block it is a poll, and must
+ * leave no trace of a wait: a loop of them is a busy-poller. */
 #define RVT_MARKED(kind, fd, call)                         \
   ({                                                       \
+    uint32_t polls_ = rvt_self_tls.polls;                  \
+    uint32_t events_ = rvt_self_tls.slot->events;          \
     rvt_active();                                          \
     rvt_block((kind), RVT_FOREVER_NS, (uint64_t)(fd));     \
     long marked_ = (long)(call);                           \
     int error_ = errno;                                    \
     rvt_unblock();                                         \
+    if (marked_ < 0 && error_ == EAGAIN) {                 \
+      rvt_self_tls.polls = polls_;                         \
+      rvt_store_relaxed(&rvt_self_tls.slot->events, events_); \
+      rvt_busy_poll(RVT_FOREVER_NS);                       \
+    }                                                      \
     errno = error_;                                        \
-    if (marked_ < 0 && error_ == EAGAIN) rvt_busy_poll(RVT_FOREVER_NS); \
     marked_;                                               \
   })
 
@@ -196,31 +203,63 @@ RVT_EXPORT int connect(int fd, const struct sockaddr *to, socklen_t length) {
   return rvt_real.connect(fd, to, length);
 }
 
-/* Effects. */
-RVT_EXPORT ssize_t write(int fd, const void *buffer, size_t bytes) {
-  if (rvt_on()) rvt_effect();
-  return rvt_real.write(fd, buffer, bytes);
+/* Effects. A socket with a send limit is never left to wait in the kernel, which would count real time. */
+static int64_t send_limit_ns(int fd) {
+  struct limits *table = rvt_load(&limits);
+  if (RVT_LIKELY(!table) || fd < 0 || fd >= RVT_LIMIT_FDS) return 0;
+  return table[fd].send_ns;
+}
+
+static ssize_t send_limited(int fd, const struct msghdr *message, int flags, int64_t limit_ns) {
+  int64_t deadline_ns = rvt_deadline_after(limit_ns);
+  for (;;) {
+    ssize_t sent = rvt_real.sendmsg(fd, message, flags | MSG_DONTWAIT);
+    if (sent >= 0 || errno != EAGAIN || flags & MSG_DONTWAIT) return sent;
+    struct pollfd one = {.fd = fd, .events = POLLOUT};
+    int ready = rvt_poll_until(RVT_WAIT_WRITE, &one, 1, deadline_ns, NULL, (uint64_t)fd);
+    if (ready > 0) continue;
+    if (ready == 0) errno = EAGAIN;
+    return -1;
+  }
 }
 
 RVT_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count) {
-  if (rvt_on()) rvt_effect();
-  return rvt_real.writev(fd, iov, count);
+  if (!rvt_on()) return rvt_real.writev(fd, iov, count);
+  rvt_effect();
+  int64_t limit_ns = send_limit_ns(fd);
+  if (RVT_LIKELY(!limit_ns)) return rvt_real.writev(fd, iov, count);
+  struct msghdr message = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)count};
+  return send_limited(fd, &message, 0, limit_ns);
 }
 
-RVT_EXPORT ssize_t send(int fd, const void *buffer, size_t bytes, int flags) {
-  if (rvt_on()) rvt_effect();
-  return rvt_real.send(fd, buffer, bytes, flags);
+RVT_EXPORT ssize_t write(int fd, const void *buffer, size_t bytes) {
+  if (!rvt_on()) return rvt_real.write(fd, buffer, bytes);
+  rvt_effect();
+  if (RVT_LIKELY(!send_limit_ns(fd))) return rvt_real.write(fd, buffer, bytes);
+  struct iovec one = {(void *)buffer, bytes};
+  return writev(fd, &one, 1);
+}
+
+RVT_EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+  if (!rvt_on()) return rvt_real.sendmsg(fd, message, flags);
+  rvt_effect();
+  int64_t limit_ns = send_limit_ns(fd);
+  return limit_ns ? send_limited(fd, message, flags, limit_ns) : rvt_real.sendmsg(fd, message, flags);
 }
 
 RVT_EXPORT ssize_t sendto(int fd, const void *buffer, size_t bytes, int flags, const struct sockaddr *to,
                           socklen_t length) {
-  if (rvt_on()) rvt_effect();
-  return rvt_real.sendto(fd, buffer, bytes, flags, to, length);
+  if (!rvt_on()) return rvt_real.sendto(fd, buffer, bytes, flags, to, length);
+  rvt_effect();
+  int64_t limit_ns = send_limit_ns(fd);
+  if (RVT_LIKELY(!limit_ns)) return rvt_real.sendto(fd, buffer, bytes, flags, to, length);
+  struct iovec one = {(void *)buffer, bytes};
+  struct msghdr message = {.msg_name = (void *)to, .msg_namelen = length, .msg_iov = &one, .msg_iovlen = 1};
+  return send_limited(fd, &message, flags, limit_ns);
 }
 
-RVT_EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-  if (rvt_on()) rvt_effect();
-  return rvt_real.sendmsg(fd, message, flags);
+RVT_EXPORT ssize_t send(int fd, const void *buffer, size_t bytes, int flags) {
+  return sendto(fd, buffer, bytes, flags, NULL, 0);
 }
 
 RVT_EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
