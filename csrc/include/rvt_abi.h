@@ -64,6 +64,7 @@ enum rvt_slot_flag {
   RVT_FLAG_IDLE = 1,     /* the present wait is an idle timer (configured class): reported, not an event */
   RVT_FLAG_EXTERNAL = 2, /* the present wait is for a peer outside the run: time follows real time */
   RVT_FLAG_MAIN = 4,     /* first thread of its process */
+  RVT_FLAG_CANCEL = 8,   /* pthread_cancel was called for it */
 };
 
 struct rvt_slot {
@@ -89,7 +90,7 @@ struct rvt_slot {
   uint64_t fired;      /* deadlines fired by the coordinator: the jumps that this thread caused */
   uint64_t charged_ns; /* host time charged by the policy */
   int64_t since_ns;    /* virtual time at which the present wait began */
-  uint64_t reserved;
+  uint64_t thread;     /* pthread_t */
 };
 
 /* A timer of a process that delivers a signal or makes a timerfd readable: fired by the coordinator. */

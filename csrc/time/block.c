@@ -85,7 +85,10 @@ int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interrupt
     int error = wait_kick(NULL);
     uint32_t kick = rvt_unblock();
     rvt_active();
-    if (((error == EINTR && !kick) || kick == RVT_KICK_SIGNAL) && interruptible) return EINTR;
+    if (((error == EINTR && !kick) || kick == RVT_KICK_SIGNAL) && interruptible) {
+      rvt_test_cancel();
+      return EINTR;
+    }
   }
   return 0;
 }
@@ -157,7 +160,9 @@ int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_
     rvt_block(kind | RVT_WAIT_EVENTFD, deadline_ns, what);
     long result = real_ppoll(all, count + 1, mask);
     uint32_t kick = rvt_unblock();
-    if (result == -EINTR && !kick) {
+    if ((result == -EINTR && !kick) || kick == RVT_KICK_SIGNAL) {
+      if (kick) drain(evfd);
+      rvt_test_cancel();
       errno = EINTR;
       return -1;
     }

@@ -171,6 +171,11 @@ void rvt_zmq_check(void); /* patches libzmq's cycle counter when it has been loa
 bool rvt_idle_timer(const void *caller, int64_t delay_ns);
 bool rvt_vforked(void);
 void rvt_timer_closed(int fd);
+void rvt_retry_wake(void); /* a lock was released, a thread ends */
+static inline bool rvt_cancelled(void) { return rvt_load_relaxed(&rvt_self_tls.slot->flags) & RVT_FLAG_CANCEL; }
+static inline void rvt_test_cancel(void) {
+  if (RVT_UNLIKELY(rvt_cancelled())) pthread_testcancel();
+}
 extern uint64_t rvt_signal_info; /* signals whose handler takes three arguments */
 
 #endif

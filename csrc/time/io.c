@@ -210,14 +210,34 @@ static int64_t send_limit_ns(int fd) {
   return table[fd].send_ns;
 }
 
+#define RVT_LIMITED_PARTS 64
+
+/* As the kernel does it: parts go out until everything is sent or the limit has passed. */
 static ssize_t send_limited(int fd, const struct msghdr *message, int flags, int64_t limit_ns) {
   int64_t deadline_ns = rvt_deadline_after(limit_ns);
+  struct iovec parts[RVT_LIMITED_PARTS];
+  struct msghdr rest = *message;
+  if (rest.msg_iovlen <= RVT_LIMITED_PARTS) rest.msg_iov = memcpy(parts, message->msg_iov, rest.msg_iovlen * sizeof(*parts));
+  ssize_t total = 0;
   for (;;) {
-    ssize_t sent = rvt_real.sendmsg(fd, message, flags | MSG_DONTWAIT);
-    if (sent >= 0 || errno != EAGAIN || flags & MSG_DONTWAIT) return sent;
+    ssize_t sent = rvt_real.sendmsg(fd, &rest, flags | MSG_DONTWAIT);
+    if (sent < 0 && (errno != EAGAIN || flags & MSG_DONTWAIT)) return total ? total : sent;
+    if (sent > 0) total += sent;
+    if (sent >= 0 && message->msg_iovlen > RVT_LIMITED_PARTS) return total;
+    while (sent > 0 && rest.msg_iovlen) {
+      size_t step = (size_t)sent < rest.msg_iov->iov_len ? (size_t)sent : rest.msg_iov->iov_len;
+      rest.msg_iov->iov_base = (char *)rest.msg_iov->iov_base + step;
+      rest.msg_iov->iov_len -= step;
+      sent -= (ssize_t)step;
+      if (!rest.msg_iov->iov_len) rest.msg_iov++, rest.msg_iovlen--;
+    }
+    if (sent >= 0 && (!rest.msg_iovlen || !total)) return total;
+    rest.msg_control = NULL; /* went with the first part */
+    rest.msg_controllen = 0;
     struct pollfd one = {.fd = fd, .events = POLLOUT};
     int ready = rvt_poll_until(RVT_WAIT_WRITE, &one, 1, deadline_ns, NULL, (uint64_t)fd);
     if (ready > 0) continue;
+    if (total) return total;
     if (ready == 0) errno = EAGAIN;
     return -1;
   }

@@ -12,6 +12,26 @@ static long finish(long result) {
   return -1;
 }
 
+/* futex_waitv has no bit sets, so the kick cannot be waited for together with them: the thread looks for it every
+ * real millisecond. Rare. */
+static long wait_bitset(uint32_t *word, int op, uint32_t value, uint32_t bits, int64_t deadline_ns) {
+  struct rvt_slot *slot = rvt_self_tls.slot;
+  long result;
+  do {
+    if (rvt_local_ns() >= deadline_ns) return -ETIMEDOUT;
+    rvt_active();
+    rvt_block(RVT_WAIT_FUTEX, deadline_ns, (uint64_t)word);
+    do {
+      struct timespec limit = rvt_timespec(rvt_host_ns() + 1000000);
+      result = rvt_raw(SYS_futex, (long)word, op & ~FUTEX_CLOCK_REALTIME, value,
+                       deadline_ns == RVT_FOREVER_NS ? 0 : (long)&limit, 0, bits);
+    } while (result == -ETIMEDOUT && !rvt_load(&slot->kick));
+    rvt_unblock();
+  } while (result == -ETIMEDOUT);
+  rvt_take(word);
+  return result;
+}
+
 static long futex_call(uint32_t *word, int op, uint32_t value, const struct timespec *t, uint32_t *word2,
                        uint32_t value3) {
   int command = op & FUTEX_CMD_MASK;
@@ -33,14 +53,7 @@ static long futex_call(uint32_t *word, int op, uint32_t value, const struct time
     return -1;
   }
   if (command == FUTEX_WAIT_BITSET && value3 != FUTEX_BITSET_MATCH_ANY) {
-    /* futex_waitv has no bit sets: untimed it can be marked as it is. */
-    if (t) rvt_fail("a timed FUTEX_WAIT_BITSET with a bit set is not supported under the virtual clock");
-    rvt_active();
-    rvt_block(RVT_WAIT_FUTEX, RVT_FOREVER_NS, (uint64_t)word);
-    long result = rvt_raw(SYS_futex, (long)word, op, value, 0, 0, value3);
-    rvt_unblock();
-    rvt_take(word);
-    return finish(result);
+    return finish(wait_bitset(word, op, value, value3, deadline_ns));
   }
   rvt_active();
   int error = rvt_futex_until(RVT_WAIT_FUTEX, word, value, op & FUTEX_PRIVATE_FLAG, deadline_ns);

@@ -52,6 +52,7 @@
   X(int, sem_clockwait, (sem_t *, clockid_t, const struct timespec *))                                            \
   X(int, sem_post, (sem_t *))                                                                                     \
   X(int, pthread_create, (pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))                        \
+  X(int, pthread_cancel, (pthread_t))                                                                             \
   X(int, pthread_join, (pthread_t, void **))                                                                      \
   X(int, pthread_timedjoin_np, (pthread_t, void **, const struct timespec *))                                     \
   X(int, pthread_clockjoin_np, (pthread_t, void **, clockid_t, const struct timespec *))                          \

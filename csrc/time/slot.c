@@ -71,6 +71,7 @@ void rvt_slot_adopt(struct rvt_slot *slot, int tid, uint32_t flags) {
   if (rvt_the_page->policy == RVT_POLICY_MEASURED) rvt_charge_mark();
   slot->evfd = -1;
   slot->flags = flags;
+  slot->thread = (uint64_t)pthread_self();
   slot->kind = RVT_WAIT_NONE;
   rvt_store(&slot->deadline_ns, RVT_FOREVER_NS);
   rvt_store(&slot->tid, tid);
@@ -141,7 +142,9 @@ static void leave_thread(void *slot) {
   rvt_settle(); /* who joins this thread sees its end */
   if (self->evfd >= 0) rvt_raw(SYS_close, self->evfd, 0, 0, 0, 0, 0);
   self->evfd = -1;
+  if (self->slot && self->slot->seq & 1) rvt_unblock(); /* cancelled inside a wait of libc */
   rvt_slot_leave();
+  rvt_retry_wake();
 }
 
 static void make_leave_key(void) { pthread_key_create(&leave_key, leave_thread); }

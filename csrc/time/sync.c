@@ -29,6 +29,7 @@ static int sem_until(sem_t *sem, int64_t deadline_ns) {
     int error = rvt_futex_until(RVT_WAIT_SEM, (uint32_t *)&words->data, 0, is_private, deadline_ns);
     if (error == 0) continue;
     __atomic_sub_fetch(&words->data, 1ull << 32, __ATOMIC_SEQ_CST);
+    rvt_test_cancel();
     errno = error;
     return -1;
   }
@@ -36,15 +37,15 @@ static int sem_until(sem_t *sem, int64_t deadline_ns) {
 
 static int sem_deadline(sem_t *sem, int64_t deadline_ns, const struct timespec *t) {
   int saved = errno;
+  if (t && rvt_timespec_bad(t)) {
+    errno = EINVAL;
+    return -1;
+  }
   if (rvt_real.sem_trywait(sem) == 0) {
     rvt_take(sem);
     return 0;
   }
   errno = saved;
-  if (t && rvt_timespec_bad(t)) {
-    errno = EINVAL;
-    return -1;
-  }
   rvt_active();
   int result = sem_until(sem, deadline_ns);
   if (!result) rvt_take(sem);
@@ -103,10 +104,12 @@ static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadlin
     return error;
   }
   do error = rvt_futex_until(RVT_WAIT_COND, &cond->state, seen, !cond->shared, deadline_ns);
-  while (error == EINTR); /* POSIX: not seen by the caller */
+  while (error == EINTR && !rvt_cancelled()); /* POSIX: not seen by the caller */
+  if (error == EINTR) error = 0;
   __atomic_sub_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
   if (!error) rvt_take(cond);
   int relock = pthread_mutex_lock(mutex);
+  rvt_test_cancel(); /* with the mutex held, as cleanup handlers expect */
   return relock ? relock : error;
 }
 
@@ -220,6 +223,8 @@ RVT_EXPORT int pthread_mutex_unlock(pthread_mutex_t *mutex) {
 static int mutex_until(pthread_mutex_t *mutex, int64_t deadline_ns) {
   int error = rvt_real.pthread_mutex_trylock(mutex);
   if (error != EBUSY) return error;
+  if ((mutex->__data.__kind & 3) == PTHREAD_MUTEX_ERRORCHECK && mutex->__data.__owner == rvt_self_tls.slot->tid)
+    return EDEADLK;
   uint32_t *word = (uint32_t *)&mutex->__data.__lock;
   bool odd = mutex->__data.__kind & RVT_MUTEX_ODD_KINDS;
   for (;;) {
@@ -283,26 +288,52 @@ RVT_EXPORT int pthread_rwlock_wrlock(pthread_rwlock_t *lock) {
 RVT_EXPORT int pthread_rwlock_unlock(pthread_rwlock_t *lock) {
   if (rvt_mode == RVT_MODE_UNKNOWN) rvt_init();
   if (rvt_mode == RVT_MODE_MANAGED && rvt_charging() && rvt_self_tls.slot) rvt_hand(lock);
-  return rvt_real.pthread_rwlock_unlock(lock);
+  int error = rvt_real.pthread_rwlock_unlock(lock);
+  rvt_retry_wake();
+  return error;
 }
 
-/* Waits that cannot be kicked and are rare: tried again after a virtual pause that grows with the time waited. */
-static void pause_before_retry(int kind, const void *object, int64_t began_ns, int64_t deadline_ns) {
-  int64_t step_ns = (rvt_local_ns() - began_ns) / 8;
-  if (step_ns < 20000) step_ns = 20000;
-  int64_t until_ns = rvt_deadline_after(step_ns);
-  rvt_sleep_until(kind, until_ns < deadline_ns ? until_ns : deadline_ns, (uint64_t)object, false);
+/* Timed waits whose words in libc we do not know: whoever may end them in this process says so here. */
+static uint32_t retry_word, retry_waiters;
+
+void rvt_retry_wake(void) {
+  if (RVT_LIKELY(!rvt_load_relaxed(&retry_waiters))) return;
+  __atomic_add_fetch(&retry_word, 1, __ATOMIC_SEQ_CST);
+  rvt_raw(SYS_futex, (long)&retry_word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, 0, 0, 0);
+}
+
+/* Waits for such a word, at most until the deadline; `polled` adds a pause that grows with the time waited, for
+ * objects that other processes end. */
+static void await_retry(int kind, uint32_t seen, int64_t began_ns, int64_t deadline_ns, bool polled) {
+  if (polled) {
+    int64_t step_ns = (rvt_local_ns() - began_ns) / 16;
+    int64_t until_ns = rvt_deadline_after(step_ns < 20000 ? 20000 : step_ns);
+    if (until_ns < deadline_ns) deadline_ns = until_ns;
+  }
+  rvt_futex_until(kind, &retry_word, seen, true, deadline_ns);
 }
 
 static int rwlock_until(pthread_rwlock_t *lock, bool write, int64_t deadline_ns) {
   int64_t began_ns = rvt_local_ns();
+  int error;
+  __atomic_add_fetch(&retry_waiters, 1, __ATOMIC_SEQ_CST);
   for (;;) {
-    int error = write ? rvt_real.pthread_rwlock_trywrlock(lock) : rvt_real.pthread_rwlock_tryrdlock(lock);
-    if (!error) rvt_take(lock);
-    if (error != EBUSY) return error;
-    if (rvt_local_ns() >= deadline_ns) return ETIMEDOUT;
-    pause_before_retry(RVT_WAIT_RWLOCK, lock, began_ns, deadline_ns);
+    uint32_t seen = rvt_load(&retry_word);
+    error = write ? rvt_real.pthread_rwlock_trywrlock(lock) : rvt_real.pthread_rwlock_tryrdlock(lock);
+    if (error != EBUSY) break;
+    if (write && lock->__data.__cur_writer == rvt_self_tls.slot->tid) {
+      error = EDEADLK;
+      break;
+    }
+    if (rvt_local_ns() >= deadline_ns) {
+      error = ETIMEDOUT;
+      break;
+    }
+    await_retry(RVT_WAIT_RWLOCK, seen, began_ns, deadline_ns, lock->__data.__shared);
   }
+  __atomic_sub_fetch(&retry_waiters, 1, __ATOMIC_SEQ_CST);
+  if (!error) rvt_take(lock);
+  return error;
 }
 
 RVT_EXPORT int pthread_rwlock_timedrdlock(pthread_rwlock_t *lock, const struct timespec *t) {
@@ -331,14 +362,28 @@ RVT_EXPORT int pthread_join(pthread_t thread, void **result) {
   return RVT_MARKED_LOCK(RVT_WAIT_JOIN, thread, rvt_real.pthread_join(thread, result));
 }
 
+/* A thread tells when it begins to end; the kernel's last word comes some microseconds later, in no virtual time. */
 static int join_until(pthread_t thread, void **result, int64_t deadline_ns) {
   int64_t began_ns = rvt_local_ns();
-  for (;;) {
-    int error = rvt_real.pthread_tryjoin_np(thread, result);
-    if (error != EBUSY) return error;
-    if (rvt_local_ns() >= deadline_ns) return ETIMEDOUT;
-    pause_before_retry(RVT_WAIT_JOIN, (const void *)thread, began_ns, deadline_ns);
+  int error;
+  __atomic_add_fetch(&retry_waiters, 1, __ATOMIC_SEQ_CST);
+  for (int tries = 0;; tries++) {
+    uint32_t seen = rvt_load(&retry_word);
+    error = rvt_real.pthread_tryjoin_np(thread, result);
+    if (error != EBUSY) break;
+    if (tries % 40) {
+      struct timespec short_while = {0, 50000};
+      rvt_raw(SYS_nanosleep, (long)&short_while, 0, 0, 0, 0, 0);
+      continue;
+    }
+    if (rvt_local_ns() >= deadline_ns) {
+      error = ETIMEDOUT;
+      break;
+    }
+    await_retry(RVT_WAIT_JOIN, seen, began_ns, deadline_ns, false);
   }
+  __atomic_sub_fetch(&retry_waiters, 1, __ATOMIC_SEQ_CST);
+  return error;
 }
 
 RVT_EXPORT int pthread_timedjoin_np(pthread_t thread, void **result, const struct timespec *t) {
@@ -356,4 +401,30 @@ RVT_EXPORT int pthread_barrier_wait(pthread_barrier_t *barrier) {
   rvt_active();
   if (rvt_charging()) rvt_settle(); /* may join processes: the latest of all arrivals counts */
   return RVT_MARKED_LOCK(RVT_WAIT_BARRIER, barrier, rvt_real.pthread_barrier_wait(barrier));
+}
+
+/* Cancellation: our waits are system calls that libc does not know as cancellation points. The canceller marks the
+ * thread's slot and wakes it; the wait ends and libc's own test does the rest. */
+RVT_EXPORT int pthread_cancel(pthread_t thread) {
+  int error = rvt_real.pthread_cancel(thread);
+  if (error || !rvt_on()) return error;
+  struct rvt_page *page = rvt_the_page;
+  for (uint32_t i = 0; i < rvt_load(&page->slots_high); i++) {
+    struct rvt_slot *slot = &page->slots[i];
+    if (rvt_load(&slot->pid) != rvt_pid || slot->thread != (uint64_t)thread) continue;
+    if (rvt_state_of(rvt_load(&slot->owner)) != RVT_SLOT_LIVE) continue;
+    __atomic_or_fetch(&slot->flags, RVT_FLAG_CANCEL, __ATOMIC_SEQ_CST);
+    rvt_effect();
+    if (!(rvt_load(&slot->seq) & 1)) return 0;
+    uint32_t kind = slot->kind;
+    if (kind == RVT_WAIT_COND || kind == RVT_WAIT_SEM || kind == RVT_WAIT_FUTEX) {
+      rvt_raw(SYS_futex, (long)slot->what, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, 0, 0, 0);
+      rvt_raw(SYS_futex, (long)slot->what, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+    }
+    uint64_t one = 1;
+    rvt_store(&slot->kick, RVT_KICK_SIGNAL);
+    if (kind & RVT_WAIT_EVENTFD) rvt_raw(SYS_write, slot->evfd, (long)&one, sizeof(one), 0, 0, 0);
+    else rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+  }
+  return 0;
 }
