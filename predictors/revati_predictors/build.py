@@ -22,11 +22,12 @@ import numpy as np
 
 from revati_predictors.families import FAMILIES
 from revati_predictors.gpus import GPUS, UnknownGpuError, find_gpu
-from revati_predictors.packs import MANIFEST, PACK_FORMAT
+from revati_predictors.packs import MANIFEST, PACK_FORMAT, installed_packs, packs_root
+from revati_predictors.report import write_report
 from revati_predictors.tables import choose_variant, read_table, typed_columns
 from revati_predictors.train import train_section
 
-__all__ = ["Job", "find_jobs", "train_all"]
+__all__ = ["Job", "find_jobs", "main", "train_all"]
 
 _PER_ROW_VERSIONS = frozenset({"comm", "quantize", "mla"})  # framework and version are columns of the configuration
 _EAGER = {("gemm", "vllm", "0.24.0"): ["fp8_block"]}  # measured without a CUDA graph: includes the host's launch time
@@ -182,3 +183,39 @@ def _write_manifests(out: Path, results: list[dict[str, Any]], seed: int, trees:
             manifest["transfer"] = "ratio to the roofline of the nearest measured GPU; marked extrapolated"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """What scripts/train-packs runs."""
+    import argparse
+    import sys
+
+    parser = argparse.ArgumentParser(prog="train-packs", description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("tables", type=Path, help="directory with <family>/*.csv.gz")
+    parser.add_argument("--out", type=Path, default=packs_root(), help="packs go here (default: this installation)")
+    parser.add_argument("--report", type=Path, default=Path("packs-report.html"), help="report (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--trees", type=int, default=300, help="trees of the largest models (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT",
+                        help="only sections whose gpu/file contains TEXT; the others stay (repeatable)")
+    arguments = parser.parse_args(argv)
+    start = time.monotonic()
+    try:
+        if not arguments.tables.is_dir():
+            raise ValueError(f"{arguments.tables}: no such directory")
+        train_all(arguments.tables, arguments.out, arguments.seed, arguments.trees, arguments.workers, arguments.only)
+        seconds = time.monotonic() - start
+        write_report(arguments.report, installed_packs(arguments.out), arguments.out / ".rows", seconds)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"train-packs: {error}\n")
+        return 2
+    shutil.rmtree(arguments.out / ".rows")
+    print(f"packs in {arguments.out}, report in {arguments.report}, {seconds:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main())

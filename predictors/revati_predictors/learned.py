@@ -63,7 +63,7 @@ class Section:
         facts: dict[str, Any],
     ) -> None:
         self.family, self.gpu, self.grid, self.facts = family, gpu, grid, facts
-        self._flags, self._low, self._high = flags, low, high
+        self.flags, self._low, self._high = flags, low, high
         self.models = {mode: list(many) for mode, many in models.items()}
         self._slots = stack.Slots(family, grid) if grid else None
 
@@ -74,10 +74,10 @@ class Section:
         blobs: list[bytes] = []
         head: dict[str, Any] = {"format": FORMAT, "variant": self.family.name, "facts": self.facts, "models": {}}
         if self.grid is not None:
-            assert self._flags is not None and self._low is not None and self._high is not None
+            assert self.flags is not None and self._low is not None and self._high is not None
             head["configs"] = [list(c) for c in self.grid.configs]
             head["axes"] = [a.tolist() for a in self.grid.axes]
-            blobs += [encode_y(self.grid.y).tobytes(), self._flags.tobytes(), self._low.tobytes(), self._high.tobytes()]
+            blobs += [encode_y(self.grid.y).tobytes(), self.flags.tobytes(), self._low.tobytes(), self._high.tobytes()]
         for mode in sorted(self.models):
             texts = [m.text.encode() for m in self.models[mode]]
             head["models"][mode] = [len(t) for t in texts]
@@ -162,9 +162,9 @@ class Section:
         known = config != ABSENT
         direct = known & exact
         if direct.any():
-            assert self._flags is not None and self._low is not None and self._high is not None
+            assert self.flags is not None and self._low is not None and self._high is not None
             where = (config[direct], *(i[direct] for i in nodes))
-            flag = self._flags[where]
+            flag = self.flags[where]
             y[direct] = self.grid.y[where]
             low[direct], high[direct] = _decode_width(self._low[where]), _decode_width(self._high[where])
             source[direct] = np.where(flag == 0, MEASURED, np.where(flag == 1, INTERPOLATED, EXTRAPOLATED))
@@ -210,7 +210,7 @@ class Section:
         high: Floats,
         source: NDArray[np.int64],
     ) -> None:
-        assert self.grid is not None and self._flags is not None
+        assert self.grid is not None and self.flags is not None
         if "size" in self.models:
             self._from_model("size", rows, columns, y, low, high)
         else:
@@ -223,7 +223,7 @@ class Section:
             for axis, a in zip(self.grid.axes, self.family.axes)
         ]
         node = (config, *corner)
-        covered = (self._flags[node] != 2) & ~lost
+        covered = (self.flags[node] != 2) & ~lost
         source[rows] = np.where(covered, INTERPOLATED, EXTRAPOLATED)
         low[rows] = np.where(covered, low[rows], np.maximum(low[rows], self.facts["beyond_width"]))
         high[rows] = np.where(covered, high[rows], np.maximum(high[rows], self.facts["beyond_width"]))

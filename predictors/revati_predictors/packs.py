@@ -1,7 +1,7 @@
 """Model packs: a directory for each GPU with trained sections and a manifest that says what they are.
 
 packs/<gpu>/manifest.json   GPU, conditions, and for each section framework, version, rows, licence, held-out errors,
-                            coverage box, SHA-256. A GPU without tables has a manifest that names the GPU it borrows from.
+                            coverage box, SHA-256. Without tables: the GPU from which it borrows.
 packs/<gpu>/*.sec           sections (learned.Section.to_bytes)
 
 A file without its manifest entry, or whose hash differs, is not loaded.
@@ -142,4 +142,5 @@ def load_pack(gpu: str, root: Path | None = None) -> Pack | None:
 def installed_packs(root: Path | None = None) -> list[Pack]:
     """Every installed pack. Raises PackError for a broken one."""
     base = root or packs_root()
-    return [Pack(d) for d in sorted(base.iterdir()) if d.is_dir()] if base.is_dir() else []
+    found = sorted(d for d in base.iterdir() if d.is_dir() and not d.name.startswith(".")) if base.is_dir() else []
+    return [Pack(d) for d in found]
