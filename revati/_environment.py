@@ -49,7 +49,7 @@ def _link_names(folder: Path, library: Path) -> None:
 
 def run_environment(base: Mapping[str, str], argv: Sequence[str]) -> dict[str, str]:
     """`base` with what an emulated `argv` needs; what the user set stays. LD_PRELOAD and the page come at the spawn."""
-    from revati.frameworks import recipe_environment
+    from revati.frameworks import recipe_environment, recipe_path
 
     folder = str(driver_name_directory())
     env = dict(base)
@@ -59,4 +59,7 @@ def run_environment(base: Mapping[str, str], argv: Sequence[str]) -> dict[str, s
     defaults = {name: "1" for name in ONE_THREAD} | {"PYTHONHASHSEED": "0"}
     for name, value in {**defaults, **recipe_environment(argv)}.items():
         env.setdefault(name, value)
+    tools = recipe_path(argv)
+    if tools is not None and tools not in env.get("PATH", "").split(os.pathsep):
+        env["PATH"] = os.pathsep.join(filter(None, [tools, env.get("PATH")]))
     return env

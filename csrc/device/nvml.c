@@ -25,6 +25,16 @@ int rvt_nvml_index(nvml_device device)
   return offset % (ptrdiff_t)sizeof(struct rvt_gpu) ? -1 : (int)(device - page->gpus);
 }
 
+/* Texts of the catalogue may fill their field, without a zero at the end. */
+static nvml_ret field_string(char *out, unsigned length, const char *field, size_t room)
+{
+  size_t n = strnlen(field, room);
+  if (n + 1 > length) return NVML_ERROR_INSUFFICIENT_SIZE;
+  memcpy(out, field, n);
+  out[n] = 0;
+  return NVML_SUCCESS;
+}
+
 nvml_ret rvt_nvml_string(char *out, unsigned length, const char *text)
 {
   if (strlen(text) + 1 > length) return NVML_ERROR_INSUFFICIENT_SIZE;
@@ -148,7 +158,8 @@ RVT_API nvml_ret nvmlDeviceGetHandleByUUID(const char *uuid, nvml_device *device
   if (!uuid || !device) return NVML_ERROR_INVALID_ARGUMENT;
   for (unsigned i = 0; i < page->gpu_count; i++) {
     /* Real NVML accepts any unambiguous prefix that CUDA_VISIBLE_DEVICES may hold. */
-    if (strncasecmp(page->gpus[i].uuid, uuid, strlen(uuid)) == 0 && *uuid) {
+    size_t n = strlen(uuid);
+    if (n && n <= sizeof page->gpus[i].uuid && strncasecmp(page->gpus[i].uuid, uuid, n) == 0) {
       *device = &page->gpus[i];
       return NVML_SUCCESS;
     }
@@ -168,7 +179,7 @@ static void uuid_bytes(const char *uuid, unsigned char bytes[16])
 {
   int nibble = 0;
   memset(bytes, 0, 16);
-  for (const char *c = uuid + (strncmp(uuid, "GPU-", 4) ? 0 : 4); *c && nibble < 32; c++) {
+  for (const char *c = uuid + 4; nibble < 32 && c < uuid + 40; c++) { /* GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx */
     if (*c == '-') continue;
     int value = *c <= '9' ? *c - '0' : (*c | 32) - 'a' + 10;
     bytes[nibble / 2] |= (unsigned char)((value & 15) << (nibble % 2 ? 0 : 4));
@@ -250,13 +261,13 @@ RVT_API nvml_ret nvmlDeviceGetModuleId(nvml_device device, unsigned *out) { retu
 RVT_API nvml_ret nvmlDeviceGetName(nvml_device device, char *name, unsigned length)
 {
   NVML_DEVICE(device, name);
-  return rvt_nvml_string(name, length, gpu->name);
+  return field_string(name, length, gpu->name, sizeof gpu->name);
 }
 
 RVT_API nvml_ret nvmlDeviceGetUUID(nvml_device device, char *uuid, unsigned length)
 {
   NVML_DEVICE(device, uuid);
-  return rvt_nvml_string(uuid, length, gpu->uuid);
+  return field_string(uuid, length, gpu->uuid, sizeof gpu->uuid);
 }
 
 RVT_API nvml_ret nvmlDeviceGetPciInfo_v3(nvml_device device, struct nvml_pci_info *info)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from revati.frameworks import vllm
 from revati.frameworks._program_env import ProgramEnvironment
 
-__all__ = ["READY_PATHS", "recipe_environment"]
+__all__ = ["READY_PATHS", "recipe_environment", "recipe_path"]
 
 READY_PATHS = {"vllm": vllm.READY_PATH, "sglang": "/health_generate"}
 
@@ -25,3 +25,13 @@ def recipe_environment(argv: Sequence[str]) -> dict[str, str]:
     if program.has("vllm"):
         variables |= vllm.environment(program)
     return variables
+
+
+def recipe_path(argv: Sequence[str]) -> str | None:
+    """The directory to put first on PATH: the tools (ninja) that the program's own environment brought, or None.
+
+    Programs started by path rather than from an activated environment would find another ninja, or none, and another
+    version rebuilds everything that is already in the kernel cache.
+    """
+    program = ProgramEnvironment.of(argv[0]) if argv else None
+    return str(program.bin_dir) if program is not None and (program.bin_dir / "ninja").exists() else None

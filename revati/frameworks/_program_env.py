@@ -13,8 +13,9 @@ __all__ = ["ProgramEnvironment"]
 
 @dataclass(frozen=True)
 class ProgramEnvironment:
-    """`site` is its site-packages directory."""
+    """`bin_dir` holds its console scripts, `site` is its site-packages directory."""
 
+    bin_dir: Path
     site: Path
 
     @classmethod
@@ -25,7 +26,7 @@ class ProgramEnvironment:
             return None
         for bin_dir in _candidates(Path(found)):
             for site in sorted(bin_dir.parent.glob("lib/python3*/site-packages")):
-                return cls(site)
+                return cls(bin_dir, site)
         return None
 
     def has(self, package: str) -> bool:
