@@ -9,7 +9,7 @@
       output: 128
       spread: 0.5
       repeats: 2
-      runs: [{name: low, rate: 4, prompts: 80}]
+      runs: [{name: low, rate: 4, prompts: 80}]      # or {name: all, trace: ../public/X.requests.csv.gz}
     offline:                       # LLM.generate on equal requests, all at once
       repeats: 2
       batches: [{batch: 8, input: 1024, output: 128}]
@@ -32,7 +32,10 @@ __all__ = ["Batch", "Case", "Run", "load_case"]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the load generator: Poisson arrivals at `rate` requests per second."""
+    """One run of the load generator: Poisson arrivals at `rate` requests per second, or those of a table of requests.
+
+    `trace`: path of a table with arrival_us, input_tokens, output_tokens and, if known, prefix_block_hashes16.
+    """
 
     name: str
     rate: float
@@ -41,6 +44,7 @@ class Run:
     output: int
     spread: float
     seed: int = 0
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Case:
     def scaled_down(self) -> Case:
         """The same case small enough to try the code: few prompts, short, no offline batch over 2."""
         runs = tuple(
-            Run(r.name, r.rate, min(r.prompts, 4), min(r.input, 64), min(r.output, 8), r.spread, r.seed)
+            Run(r.name, r.rate, min(r.prompts, 4), min(r.input, 64), min(r.output, 8), r.spread, r.seed, r.trace)
             for r in self.runs
         )
         batches = tuple(Batch(min(b.batch, 2), min(b.input, 64), min(b.output, 8)) for b in self.batches[:2])
@@ -104,11 +108,20 @@ def load_case(path: Path) -> Case:
     batches: list[Batch] = []
     serve_repeats = offline_repeats = 2
     if "serve" in top:
-        serve = _table(path, "serve", top["serve"], {"input", "output", "spread", "runs"}, {"repeats"})
+        serve = _table(path, "serve", top["serve"], {"runs"}, {"repeats", "input", "output", "spread"})
         serve_repeats = int(serve.get("repeats", 2))
         for entry in serve["runs"]:
+            if isinstance(entry, dict) and "trace" in entry:
+                replay = _table(path, "serve.runs", entry, {"name", "trace"}, {"seed"})
+                table = (path.parent / str(replay["trace"])).resolve()
+                if not table.is_file():
+                    raise UsageError(f"{path}: serve.runs: no such trace: {table}")
+                runs.append(Run(str(replay["name"]), 0.0, 0, 0, 0, 0.0, int(replay.get("seed", 0)), str(table)))
+                continue
             run = _table(path, "serve.runs", entry, {"name", "rate", "prompts"}, {"input", "output", "spread", "seed"})
-            merged = {**{k: serve[k] for k in ("input", "output", "spread")}, **run}
+            common: dict[str, Any] = {k: serve[k] for k in ("input", "output", "spread") if k in serve}
+            needed = {"name", "rate", "prompts", "input", "output", "spread"}
+            merged = _table(path, "serve.runs", {**common, **run}, needed, {"seed"})
             runs.append(
                 Run(
                     str(merged["name"]),

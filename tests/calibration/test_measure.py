@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from revati._errors import UsageError
+from revati._errors import RevatiError, UsageError
 from revati.calibration.cases import Batch, Run, load_case
+from revati.calibration.compare import load_requests
 from revati.calibration.measure import session, sweep
-from revati.calibration.measure.client import bench_arguments
+from revati.calibration.measure.client import bench_arguments, replay_file
 from revati.calibration.measure.offline import engine_arguments
-from revati.calibration.measure.serving import gpu_activity, main, startup_facts
+from revati.calibration.measure.serving import gpu_activity, main, run_serve, startup_facts
 from revati.calibration.rows import RowWriter, read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,9 +95,9 @@ def test_bench_arguments_say_what_the_run_says() -> None:
     }
     line = " ".join(bench_arguments(run, "/m", 81, Path("/r")))
     for part in (
-        "--request-rate 4.0",
-        "--num-prompts 80",
-        "--random-input-len 1024",
+        "--request-rate=4.0",
+        "--num-prompts=80",
+        "--random-input-len=1024",
         "--seed 3",
         "--ignore-eos",
         "--save-detailed",
@@ -326,3 +327,114 @@ def test_an_error_that_may_pass_is_tried_again(tmp_path: Path) -> None:
     writer.error("k", "no vLLM", again=True)
     assert "k" in writer.done  # not twice in one run
     assert "k" not in RowWriter(tmp_path / "x.jsonl", {}).done
+
+
+# A whole serving case against a stand-in for vLLM: what is started, in which order, and what is left behind.
+
+_FAKE_SERVER = """
+import http.server, json, os, sys
+folder = os.environ["REVATI_STEPTRACE"]
+print("GPU KV cache size: 1,600 tokens", flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def do_POST(self):
+        with open(os.path.join(os.path.dirname(folder), "posts.txt"), "a") as file:
+            file.write(self.path + "\\n")
+        self.send_response(200); self.end_headers()
+    def log_message(self, *args):
+        pass
+arguments = sys.argv
+assert arguments[1] == "serve" and "--load-format" in arguments
+if os.environ.get("FAKE_FAILS"):
+    sys.exit(3)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(arguments[arguments.index("--port") + 1])), Handler).serve_forever()
+"""
+_FAKE_BENCH = """
+import json, os
+def add_cli_args(parser):
+    for name in ("backend", "host", "port", "endpoint", "model", "dataset-name", "random-input-len",
+                 "random-output-len", "random-range-ratio", "num-prompts", "request-rate", "seed", "percentile-metrics",
+                 "metric-percentiles", "result-dir", "result-filename", "dataset-path"):
+        parser.add_argument("--" + name)
+    for name in ("ignore-eos", "disable-tqdm", "save-result", "save-detailed"):
+        parser.add_argument("--" + name, action="store_true")
+def main(args):
+    count = int(args.num_prompts)
+    result = {"ttfts": [0.01] * count, "itls": [[0.005] * 3] * count, "output_lens": [4] * count, "duration": 1.0,
+              "completed": count, "generated_texts": ["x"] * count, "errors": [""] * count, "rate": args.request_rate}
+    with open(os.path.join(args.result_dir, args.result_filename), "w") as file:
+        json.dump(result, file)
+"""
+
+
+@pytest.fixture
+def fake_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "fake"
+    files = {
+        "vllm/__init__.py": "",
+        "vllm/entrypoints/__init__.py": "",
+        "vllm/entrypoints/cli/__init__.py": "",
+        "vllm/entrypoints/cli/main.py": _FAKE_SERVER,
+        "vllm/benchmarks/__init__.py": "",
+        "vllm/benchmarks/serve.py": _FAKE_BENCH,
+        "vllm/utils/__init__.py": "",
+        "vllm/utils/argparse_utils.py": "from argparse import ArgumentParser as FlexibleArgumentParser\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    return root
+
+
+def test_a_serving_case_runs_every_rate_twice_and_resumes(fake_vllm: Path, tmp_path: Path) -> None:
+    case = load_case(ROOT / "validation" / "cases" / "llama-3.1-8b-fp8.yaml")
+    assert run_serve(case, tmp_path / "out", tmp_path / "work", 120) == 0
+    folder = tmp_path / "out" / case.name
+    names = {p.stem for p in folder.glob("*-[0-9].json")}
+    assert names == {f"{n}-{i}" for n in ("low", "near", "over") for i in (1, 2)}
+    result = json.loads((folder / "near-2.json").read_text())
+    assert "generated_texts" not in result and result["errors"] == 0 and result["rate"] == "28.0"
+    assert result["revati"]["monotonic_ns"][1] >= result["revati"]["monotonic_ns"][0] > 0
+    posts = (folder / "posts.txt").read_text().split()
+    assert posts.count("/reset_prefix_cache") == 8  # six runs, the warm-up and the profiled run
+    assert posts[-2:] == ["/start_profile", "/stop_profile"]
+    assert json.loads((folder / "startup.json").read_text())["kv_tokens"] == 1600
+    # Again: nothing to do, so no server is started. One result less: only that run.
+    assert run_serve(case, tmp_path / "out", tmp_path / "work", 120) == 0
+    assert (folder / "posts.txt").read_text().split() == posts
+    (folder / "over-2.json").unlink()
+    assert run_serve(case, tmp_path / "out", tmp_path / "work", 120) == 0
+    assert (folder / "over-2.json").exists()
+    assert len((folder / "posts.txt").read_text().split()) == len(posts) + 2
+
+
+def test_a_server_that_ends_is_reported_with_its_log(
+    fake_vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAILS", "1")
+    case = load_case(ROOT / "validation" / "cases" / "qwen3-8b-bf16.yaml")
+    with pytest.raises(RevatiError, match=r"ended with code 3; see .*server\.log"):
+        run_serve(case, tmp_path / "out", tmp_path / "work", 60)
+
+
+PUBLIC = sorted((ROOT / "validation" / "cases" / "public").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PUBLIC, ids=lambda p: p.stem)
+def test_public_runs_replay_what_was_published(path: Path, tmp_path: Path) -> None:
+    case = load_case(path)
+    table, count = replay_file(Path(case.runs[0].trace), tmp_path / "t.jsonl")
+    rows = [json.loads(line) for line in Path(table).read_text().splitlines()]
+    assert count == len(rows) == 300
+    assert rows[0]["timestamp"] == 0 and rows[-1]["timestamp"] > 20
+    assert all(len(r["hash_ids"]) == -(-r["input_length"] // 16) for r in rows)
+    blocks = [b for r in rows for b in r["hash_ids"]]
+    assert min(blocks) + 1 > 0 and len(set(blocks)) > 1000
+    real = load_requests(Path(case.runs[0].trace))
+    assert len(real.ttft_ms) == 300
+    line = " ".join(
+        bench_arguments({"trace": table, "prompts": count, "file": "all-1", "seed": 0, "spread": 0}, "/m", 1, tmp_path)
+    )
+    assert "--dataset-name=timed_trace" in line and "--request-rate" not in line

@@ -8,6 +8,8 @@ writes, without the generated texts.
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
 import json
 import sys
 import time
@@ -15,12 +17,17 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-__all__ = ["bench_arguments", "main"]
+__all__ = ["bench_arguments", "main", "replay_file"]
 
 
 def bench_arguments(run: dict[str, Any], model: str, port: int, folder: Path) -> list[str]:
     """The `vllm bench serve` command line of one run."""
-    spread = json.dumps({"input": run["spread"], "output": run["spread"]})
+    if run.get("trace"):
+        arguments = ["--dataset-name=timed_trace", f"--dataset-path={run['trace']}"]
+    else:
+        spread = json.dumps({"input": run["spread"], "output": run["spread"]})
+        arguments = ["--dataset-name=random", f"--request-rate={run['rate']}", f"--random-range-ratio={spread}"]
+        arguments += [f"--random-input-len={run['input']}", f"--random-output-len={run['output']}"]
     return [
         "--backend",
         "vllm",
@@ -32,18 +39,8 @@ def bench_arguments(run: dict[str, Any], model: str, port: int, folder: Path) ->
         "/v1/completions",
         "--model",
         model,
-        "--dataset-name",
-        "random",
-        "--random-input-len",
-        str(run["input"]),
-        "--random-output-len",
-        str(run["output"]),
-        "--random-range-ratio",
-        spread,
-        "--num-prompts",
-        str(run["prompts"]),
-        "--request-rate",
-        str(run["rate"]),
+        *arguments,
+        f"--num-prompts={run['prompts']}",
         "--seed",
         str(run["seed"]),
         "--ignore-eos",
@@ -61,6 +58,25 @@ def bench_arguments(run: dict[str, Any], model: str, port: int, folder: Path) ->
     ]
 
 
+def replay_file(table: Path, out: Path) -> tuple[str, int]:
+    """Writes a table of requests as the trace that `--dataset-name timed_trace` replays; returns its path and length.
+
+    Blocks of 16 prompt tokens keep their identity, so that prefixes shared in the original run are shared again.
+    """
+    with gzip.open(table, "rt") if table.suffix == ".gz" else table.open() as file:
+        rows = sorted(csv.DictReader(file), key=lambda r: float(r["arrival_us"]))
+    first = float(rows[0]["arrival_us"])
+    with out.open("w", encoding="utf-8") as trace:
+        for number, row in enumerate(rows):
+            length = int(row["input_tokens"])
+            blocks = [int(b) for b in row.get("prefix_block_hashes16", "").split()][: length // 16]
+            own = iter(range(1_000_000_000 + number * 100_000, 1_000_000_000 + (number + 1) * 100_000))
+            blocks += [next(own) for _ in range(-(-length // 16) - len(blocks))]
+            line = {"timestamp": (float(row["arrival_us"]) - first) / 1e6, "input_length": length}
+            trace.write(json.dumps({**line, "output_length": int(row["output_tokens"]), "hash_ids": blocks}) + "\n")
+    return str(out), len(rows)
+
+
 def main() -> int:
     """argv: SPEC.json (model, port, folder, runs); prints one line per run."""
     spec = json.loads(Path(sys.argv[1]).read_text())
@@ -69,6 +85,8 @@ def main() -> int:
 
     folder, base = Path(spec["folder"]), f"http://127.0.0.1:{spec['port']}"
     for run in spec["runs"]:
+        if run.get("trace", "").endswith((".csv", ".csv.gz")):
+            run["trace"], run["prompts"] = replay_file(Path(run["trace"]), folder / f"{run['file']}.trace.jsonl")
         parser = FlexibleArgumentParser()
         serve.add_cli_args(parser)
         arguments: argparse.Namespace = parser.parse_args(bench_arguments(run, spec["model"], spec["port"], folder))

@@ -55,13 +55,16 @@ def _environment(folder: Path, work: Path) -> dict[str, str]:
     env.update(
         {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     )
-    for name, place in (
-        ("VLLM_CACHE_ROOT", "vllm"),
-        ("TRITON_CACHE_DIR", "triton"),
-        ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
-        ("FLASHINFER_WORKSPACE_BASE", "flashinfer"),
-    ):
-        env.setdefault(name, str(work / "cache" / place))
+    if (
+        "REVATI_PAGE" not in env
+    ):  # under emulation the user's warm caches spare minutes, and no time is measured from them
+        for name, place in (
+            ("VLLM_CACHE_ROOT", "vllm"),
+            ("TRITON_CACHE_DIR", "triton"),
+            ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
+            ("FLASHINFER_WORKSPACE_BASE", "flashinfer"),
+        ):
+            env.setdefault(name, str(work / "cache" / place))
     return env
 
 
@@ -184,7 +187,7 @@ def _specs(case: Case, folder: Path, profile: bool) -> list[dict[str, Any]]:
     ]
     if profile and case.runs:
         base = case.runs[0]
-        wanted += [(Run("profile", float("inf"), 24, base.input, 24, 0.0, 7), "profile", True)]
+        wanted += [(Run("profile", float("inf"), 24, base.input or 512, 24, 0.0, 7), "profile", True)]
     return [
         {**asdict(run), "file": file, "profile": is_profile}
         for run, file, is_profile in wanted
@@ -208,15 +211,7 @@ def run_serve(case: Case, out: Path, work: Path, budget_s: float, *, profile: bo
     env = _environment(folder, work)
     (folder / "session.json").write_text(json.dumps({**session_facts(open_nvml(dry=True)), "case": case.name}))
     with _server(case, model, folder, env, profile, deadline) as port:
-        warm = {
-            **specs[0],
-            "rate": float("inf"),
-            "prompts": 4,
-            "output": 8,
-            "file": "warmup",
-            "profile": False,
-            "seed": 99,
-        }
+        warm = {**asdict(Run("warmup", float("inf"), 4, specs[0]["input"] or 512, 8, 0.0, 99)), "file": "warmup"}
         spec = folder / "client.json"
         spec.write_text(json.dumps({"model": str(model), "port": port, "folder": str(folder), "runs": [warm, *specs]}))
         command = [sys.executable, "-m", "revati.calibration.measure.client", str(spec)]
