@@ -287,14 +287,36 @@ static void set_clock(struct rvt_host *host, int64_t now_ns) {
   host->jumps++;
 }
 
+/* While somebody talks to a peer outside the run the clock keeps to real time: nobody can prove what is under way
+ * there. Real time in which the programs ran does not count. */
+static int64_t external_cap(struct rvt_host *host, int64_t real_ns) {
+  if (!host->externals || host->external_waited_ns > RVT_EXTERNAL_MOST_NS) {
+    host->external_mark_ns = 0;
+    return host->run_to_ns;
+  }
+  int64_t passed_ns = host->external_mark_ns ? real_ns - host->external_mark_ns : 0;
+  host->external_mark_ns = real_ns;
+  host->external_waited_ns += passed_ns;
+  if (host->external_waited_ns > RVT_EXTERNAL_MOST_NS)
+    fprintf(stderr, "revati: warning: connections to other hosts have held the clock for %lld s; from now on it does not wait for them\n",
+            RVT_EXTERNAL_MOST_NS / 1000000000);
+  int64_t cap_ns = host->core.now_ns + passed_ns;
+  return cap_ns < host->run_to_ns ? cap_ns : host->run_to_ns;
+}
+
 /* Everything is proved to wait: one step of the core. */
 static void step(struct rvt_host *host, const struct rvt_view *views, int count) {
   static int picks[RVT_MAX_SLOTS + RVT_MAX_TIMERS];
   int picked;
-  int64_t cap_ns = host->run_to_ns;
   int64_t real_ns = rvt_real_ns();
+  int64_t cap_ns = external_cap(host, real_ns);
+  bool held = cap_ns < host->run_to_ns;
   enum rvt_step step = rvt_core_step(&host->core, views, count, cap_ns, picks, &picked);
   set_clock(host, host->core.now_ns);
+  if (held && step != RVT_STEP_FIRE && step != RVT_STEP_ROUND) {
+    host->last_jump_real_ns = real_ns;
+    return;
+  }
   if (step == RVT_STEP_CAP) {
     host->run_to_ns = RVT_FOREVER_NS;
     host->paused = true;
@@ -352,7 +374,7 @@ static bool check_ends(struct rvt_host *host, struct rvt_host_end *end, int64_t 
     return true;
   }
   if (host->idle_since_real_ns && o->deadlock_ms > 0 && real_ns - host->idle_since_real_ns > o->deadlock_ms * 1000000ll &&
-      !host->actors && !host->holds && !host->paused) {
+      !host->actors && !host->holds && !host->paused && !host->externals) {
     end_with(host, end, RVT_END_DEADLOCK, "deadlock: every thread waits and no wait has a time-out\n");
     return true;
   }
@@ -411,11 +433,12 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       step(host, views, count);
       pthread_mutex_unlock(&host->lock);
       /* What was woken answers by blocking again. */
-      rvt_host_sleep(host, futex, host->idle_since_real_ns ? 2000000 : 200000);
+      rvt_host_sleep(host, futex, host->idle_since_real_ns ? 2000000 : host->external_mark_ns ? 1000000 : 200000);
       continue;
     }
     pthread_mutex_unlock(&host->lock);
     host->idle_since_real_ns = 0;
+    host->external_mark_ns = 0;
     int64_t stall_ns = host->options.stall_ms * 1000000ll;
     if (before_ns - host->last_runnable_real_ns > stall_ns && before_ns - host->last_jump_real_ns > stall_ns) {
       end_with(host, end, RVT_END_STALL,

@@ -21,6 +21,8 @@
 
 #define RVT_MAX_SOFTIRQ 1024
 #define RVT_MAX_SPAWNED 256
+#define RVT_STOPPED_MOST_NS 30000000000ll  /* a stopped process may hold the run so long */
+#define RVT_EXTERNAL_MOST_NS 120000000000ll /* peers outside may hold the clock so long in all */
 
 /* What the coordinator knows of a slot beyond the page. Valid while `owner_gen` matches. */
 struct rvt_watch {
@@ -76,6 +78,10 @@ struct rvt_host {
   int softirq_count;
   int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
   int64_t backoff_ns;
+  int64_t stopped_since_ns;
+  uint32_t externals;           /* open conversations with peers outside the run */
+  int64_t external_mark_ns;     /* real time up to which the clock has followed them; 0 = something ran since */
+  int64_t external_waited_ns;
   bool ending; /* threads on their way out, whose end nobody announces */
   uint32_t unmarked; /* threads accepted by the slow proof the last time */
   uint64_t jumps, fires, rounds, aborts, slow_proofs, proof_ns, threads_seen;
@@ -100,6 +106,7 @@ enum rvt_kernel {
   RVT_KERNEL_BLOCKED, /* in a call that waits, and not runnable */
   RVT_KERNEL_RUNNING,
   RVT_KERNEL_OTHER,   /* not runnable, in a call from which it may return by itself */
+  RVT_KERNEL_STOPPED, /* SIGSTOP or a debugger */
   RVT_KERNEL_GONE,
 };
 bool rvt_kernel_watch(struct rvt_watch *watch, int pid, int tid);

@@ -110,7 +110,8 @@ static enum rvt_kernel read_syscall(struct rvt_watch *watch, long *number, unsig
   if (*number < 0) { /* in user mode on a page fault, stopped, or a zombie */
     char state = rvt_kernel_state(watch->pid, watch->tid);
     if (state == 0 || state == 'Z' || state == 'X') return RVT_KERNEL_GONE;
-    return state == 'S' || state == 't' || state == 'T' ? RVT_KERNEL_OTHER : RVT_KERNEL_RUNNING;
+    if (state == 'T' || state == 't') return RVT_KERNEL_STOPPED;
+    return state == 'S' ? RVT_KERNEL_OTHER : RVT_KERNEL_RUNNING;
   }
   return RVT_KERNEL_BLOCKED;
 }
@@ -170,6 +171,8 @@ enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch) {
   enum rvt_kernel verdict = read_syscall(watch, &number, &arg0);
   if (verdict != RVT_KERNEL_BLOCKED) return verdict;
   if (!sleeps && !surely_asleep(watch)) return RVT_KERNEL_RUNNING;
+  char state = rvt_kernel_state(watch->pid, watch->tid); /* stopped threads show the call that they left */
+  if (state == 'T' || state == 't') return RVT_KERNEL_STOPPED;
   return waits(number) || transfers(number) ? RVT_KERNEL_BLOCKED : RVT_KERNEL_OTHER;
 }
 
@@ -191,6 +194,7 @@ enum rvt_kernel rvt_kernel_unmarked(struct rvt_watch *watch, bool again) {
   if (verdict != RVT_KERNEL_BLOCKED) return verdict;
   if (!waits(number) && !(transfers(number) && waiting_file(watch->pid, arg0))) {
     char state = rvt_kernel_state(watch->pid, watch->tid);
+    if (state == 'T' || state == 't') return RVT_KERNEL_STOPPED;
     return state == 'R' || state == 'D' ? RVT_KERNEL_RUNNING : RVT_KERNEL_OTHER;
   }
   if (watch->schedstat_fd < 0) watch->schedstat_fd = open_task(watch->pid, watch->tid, "schedstat");

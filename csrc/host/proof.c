@@ -47,6 +47,8 @@ static bool watch_slot(struct rvt_host *host, int index, uint64_t owner) {
   return false;
 }
 
+static void note_abort(struct rvt_host *host, int index, uint64_t owner, enum rvt_kernel verdict);
+
 static void check_first(struct rvt_host *host, uint32_t at) {
   int32_t index = host->scan[at];
   memmove(&host->scan[1], &host->scan[0], at * sizeof(host->scan[0]));
@@ -101,7 +103,7 @@ static struct first_look look(struct rvt_host *host) {
       if ((seq & 1) && RVT_STATE(owner) == RVT_SLOT_LIVE && watch_slot(host, index, owner)) {
         enum rvt_kernel verdict = rvt_kernel_marked(&host->watch[index]);
         if (verdict == RVT_KERNEL_GONE) rvt_host_reap(host, index, owner);
-        else if (verdict == RVT_KERNEL_RUNNING) host->last_runnable_real_ns = rvt_real_ns();
+        else if (verdict != RVT_KERNEL_BLOCKED) note_abort(host, index, owner, verdict);
       }
       if (seq & 1) continue;
     }
@@ -120,6 +122,11 @@ static struct first_look look(struct rvt_host *host) {
 static void note_abort(struct rvt_host *host, int index, uint64_t owner, enum rvt_kernel verdict) {
   if (verdict == RVT_KERNEL_GONE) rvt_host_reap(host, index, owner);
   if (verdict == RVT_KERNEL_RUNNING) host->last_runnable_real_ns = rvt_real_ns();
+  if (verdict == RVT_KERNEL_STOPPED) { /* freezes the world; somebody debugs */
+    int64_t now_ns = rvt_real_ns();
+    if (!host->stopped_since_ns) host->stopped_since_ns = now_ns;
+    if (now_ns - host->stopped_since_ns < RVT_STOPPED_MOST_NS) host->last_runnable_real_ns = now_ns;
+  } else host->stopped_since_ns = 0;
   for (uint32_t at = 0; at < host->scan_count; at++)
     if (host->scan[at] == index) {
       check_first(host, at);
@@ -170,9 +177,11 @@ static enum rvt_proof aborted(struct rvt_host *host, int culprit, enum rvt_kerne
 static void add_timers(struct rvt_host *host, struct rvt_view *views, int *count) {
   struct rvt_page *page = host->page;
   uint32_t high = rvt_load(&page->timers_high);
+  host->externals = 0;
   for (uint32_t i = 0; i < high; i++) {
     struct rvt_timer *timer = &page->timers[i];
     uint32_t kind = rvt_load(&timer->kind);
+    host->externals += kind == RVT_TIMER_EXTERNAL;
     int64_t deadline_ns = rvt_load(&timer->deadline_ns);
     if ((kind != RVT_TIMER_SIGNAL && kind != RVT_TIMER_FD) || deadline_ns == RVT_FOREVER_NS) continue;
     views[(*count)++] = (struct rvt_view){

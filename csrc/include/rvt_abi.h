@@ -62,7 +62,6 @@ enum rvt_policy { RVT_POLICY_FREE = 0, RVT_POLICY_MODELLED = 1, RVT_POLICY_MEASU
 
 enum rvt_slot_flag {
   RVT_FLAG_IDLE = 1,     /* the present wait is an idle timer (configured class): reported, not an event */
-  RVT_FLAG_EXTERNAL = 2, /* the present wait is for a peer outside the run: time follows real time */
   RVT_FLAG_MAIN = 4,     /* first thread of its process */
   RVT_FLAG_CANCEL = 8,   /* pthread_cancel was called for it */
 };
@@ -93,8 +92,9 @@ struct rvt_slot {
   uint64_t thread;     /* pthread_t */
 };
 
-/* A timer of a process that delivers a signal or makes a timerfd readable: fired by the coordinator. */
-enum rvt_timer_kind { RVT_TIMER_FREE = 0, RVT_TIMER_SIGNAL = 1, RVT_TIMER_FD = 2, RVT_TIMER_CLAIMED = 3 };
+/* A timer of a process that delivers a signal or makes a timerfd readable: fired by the coordinator. EXTERNAL is no
+ * timer: an open conversation with a peer outside the run, during which the clock is no faster than real time. */
+enum rvt_timer_kind { RVT_TIMER_FREE = 0, RVT_TIMER_SIGNAL = 1, RVT_TIMER_FD = 2, RVT_TIMER_CLAIMED = 3, RVT_TIMER_EXTERNAL = 4 };
 
 struct rvt_timer {
   uint32_t kind;       /* enum rvt_timer_kind; claimed by compare-and-swap from FREE */

@@ -170,6 +170,8 @@ int64_t rvt_absolute_ns(clockid_t clock, const struct timespec *t);
 void rvt_zmq_check(void); /* patches libzmq's cycle counter when it has been loaded */
 bool rvt_idle_timer(const void *caller, int64_t delay_ns);
 bool rvt_vforked(void);
+struct rvt_timer *rvt_external_open(int fd); /* fd -1: until rvt_external_close */
+void rvt_external_close(struct rvt_timer *external);
 void rvt_timer_closed(int fd);
 void rvt_retry_wake(void); /* a lock was released, a thread ends */
 static inline bool rvt_cancelled(void) { return rvt_load_relaxed(&rvt_self_tls.slot->flags) & RVT_FLAG_CANCEL; }

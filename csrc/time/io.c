@@ -3,6 +3,7 @@
  * writes are not marked: the coordinator's slow path recognises them by the call and the kind of descriptor. */
 #include "internal.h"
 
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -192,15 +193,51 @@ RVT_EXPORT int accept(int fd, struct sockaddr *from, socklen_t *length) {
   return accept4(fd, from, length, 0);
 }
 
-/* Nagle's algorithm with delayed ACKs would hold data for 40 ms of real time. */
+static bool on_this_host(const struct sockaddr *to) {
+  if (to->sa_family == AF_INET) {
+    uint32_t address = ntohl(((const struct sockaddr_in *)to)->sin_addr.s_addr);
+    return address >> 24 == 127 || address == INADDR_ANY;
+  }
+  if (to->sa_family == AF_INET6) {
+    const struct in6_addr *address = &((const struct sockaddr_in6 *)to)->sin6_addr;
+    return IN6_IS_ADDR_LOOPBACK(address) || IN6_IS_ADDR_UNSPECIFIED(address) ||
+           (IN6_IS_ADDR_V4MAPPED(address) && address->s6_addr[12] == 127);
+  }
+  return true;
+}
+
+/* Nagle's algorithm with delayed ACKs would hold data for 40 ms of real time: off. A peer on another host is outside
+ * the run: while the connection is open the clock is no faster than real time. (A host's own other addresses count
+ * as outside too: slow, not wrong.) */
 RVT_EXPORT int connect(int fd, const struct sockaddr *to, socklen_t length) {
   if (!rvt_on()) return rvt_real.connect(fd, to, length);
   rvt_effect();
-  if (to && (to->sa_family == AF_INET || to->sa_family == AF_INET6)) {
+  bool inet = to && length >= sizeof(sa_family_t) && (to->sa_family == AF_INET || to->sa_family == AF_INET6);
+  if (inet) {
     int on = 1;
     rvt_raw(SYS_setsockopt, fd, IPPROTO_TCP, TCP_NODELAY, (long)&on, sizeof(on), 0);
   }
-  return rvt_real.connect(fd, to, length);
+  if (!inet || on_this_host(to)) return rvt_real.connect(fd, to, length);
+  rvt_timer_closed(fd);
+  rvt_external_open(fd);
+  int result = rvt_real.connect(fd, to, length);
+  int type = 0, error = errno;
+  socklen_t bytes = sizeof(type);
+  rvt_real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes);
+  if ((result && error != EINPROGRESS) || type != SOCK_STREAM) rvt_timer_closed(fd); /* datagrams: only a route look-up */
+  errno = error;
+  return result;
+}
+
+/* Names may be asked for over the network, by calls inside libc. */
+RVT_EXPORT int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **list) {
+  if (!rvt_on()) return rvt_real.getaddrinfo(node, service, hints, list);
+  struct rvt_timer *external = rvt_external_open(-1);
+  int result = rvt_real.getaddrinfo(node, service, hints, list);
+  int error = errno;
+  rvt_external_close(external);
+  errno = error;
+  return result;
 }
 
 /* Effects. A socket with a send limit is never left to wait in the kernel, which would count real time. */

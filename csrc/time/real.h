@@ -2,8 +2,7 @@
 #ifndef RVT_TIME_REAL_H
 #define RVT_TIME_REAL_H
 
-#include <dirent.h>
-#include <mqueue.h>
+#include <netdb.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -42,6 +41,7 @@
   X(int, sendmmsg, (int, struct mmsghdr *, unsigned, int))                                                        \
   X(int, accept, (int, struct sockaddr *, socklen_t *))                                                           \
   X(int, accept4, (int, struct sockaddr *, socklen_t *, int))                                                     \
+  X(int, getaddrinfo, (const char *, const char *, const struct addrinfo *, struct addrinfo **))                   \
   X(int, connect, (int, const struct sockaddr *, socklen_t))                                                      \
   X(int, setsockopt, (int, int, int, const void *, socklen_t))                                                    \
   X(int, getsockopt, (int, int, int, void *, socklen_t *))                                                        \

@@ -65,6 +65,7 @@ static int64_t first_deadline(const struct itimerspec *spec, bool absolute, cloc
 
 /* timerfd */
 #define RVT_TIMERFDS 128
+static int external_count;
 static struct {
   int fd;
   clockid_t clock;
@@ -124,7 +125,9 @@ RVT_EXPORT int timerfd_gettime(int fd, struct itimerspec *now) {
   return 0;
 }
 
+static void external_closed(int fd);
 void rvt_timer_closed(int fd) {
+  if (RVT_UNLIKELY(rvt_load_relaxed(&external_count) > 0)) external_closed(fd);
   if (RVT_LIKELY(!rvt_load_relaxed(&timerfd_count))) return;
   pthread_mutex_lock(&lock);
   int at = find(fd);
@@ -133,6 +136,26 @@ void rvt_timer_closed(int fd) {
     rvt_store(&timerfds[at].timer, NULL);
   }
   pthread_mutex_unlock(&lock);
+}
+
+/* Peers outside the run. */
+struct rvt_timer *rvt_external_open(int fd) {
+  struct rvt_timer *timer = take(RVT_TIMER_EXTERNAL);
+  timer->fd = fd;
+  if (fd >= 0) __atomic_add_fetch(&external_count, 1, __ATOMIC_SEQ_CST);
+  return timer;
+}
+
+void rvt_external_close(struct rvt_timer *timer) { drop(timer); }
+
+static void external_closed(int fd) {
+  struct rvt_page *page = rvt_the_page;
+  for (uint32_t i = 0; i < rvt_load(&page->timers_high); i++) {
+    struct rvt_timer *timer = &page->timers[i];
+    if (rvt_load(&timer->kind) != RVT_TIMER_EXTERNAL || timer->pid != rvt_pid || timer->fd != fd) continue;
+    drop(timer);
+    __atomic_sub_fetch(&external_count, 1, __ATOMIC_SEQ_CST);
+  }
 }
 
 /* setitimer, alarm */
