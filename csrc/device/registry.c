@@ -28,7 +28,8 @@ static bool bind(const char *signature, const struct rvt_param *params, int coun
   return bind(signature + 1, params, count, next, at + 1, wide);
 }
 
-/* An integer of 8 bytes looks like a pointer; kernels with 4-byte integers only are tried first. */
+/* Triton passes an integer in 4 bytes unless it does not fit. One of 8 bytes looks like a pointer, so a reading with
+ * 4-byte integers only is tried first. */
 static bool bind_signature(struct rvt_bound *bound, const char *signature, const struct rvt_kernel *kernel)
 {
   if (!signature) return false;
