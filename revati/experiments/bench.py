@@ -27,7 +27,7 @@ __all__ = ["run_case"]
 def run_case(case: Case, out: Path, runner: Runner) -> dict[str, Any]:
     """Runs the case and writes out/result.json; returns the result.
 
-    A run that ended early gives a result marked incomplete if any request had finished, else RunError.
+    A run that ended early gives a result marked incomplete. RunError if it failed or no request finished at all.
     """
     version = launch.installed_version(case)
     out.mkdir(parents=True, exist_ok=True)
@@ -46,8 +46,9 @@ def run_case(case: Case, out: Path, runner: Runner) -> dict[str, Any]:
     result = collect(case, out, outcome, runner.kind)
     result["environment"] |= {"framework_version": version, "started_utc": _utc(started)}
     write_json(out / "result.json", result)
-    if outcome.reason == "failed" or (not result["complete"] and result["metrics"].get("requests.ok", 0) == 0):
-        raise RunError(f"case '{case.name}': {outcome.message or 'no request finished'}")
+    if outcome.reason == "failed" or result["metrics"]["requests.ok"] == 0:
+        message = outcome.message or "; ".join(["no request finished", *result["notes"]])
+        raise RunError(f"case '{case.name}': {message}")
     return result
 
 

@@ -217,7 +217,7 @@ class Object(Field):
         properties = {}
         for key, form in self.fields.items():
             entry = form.json()
-            if form.nullable() and not isinstance(form, (Object, Union)):
+            if form.nullable() and not isinstance(form, Union):
                 entry = {"anyOf": [entry, {"type": "null"}]}
             if form.doc:
                 entry["description"] = form.doc

@@ -77,7 +77,7 @@ class Engine:
         return tokens
 
     def _look_up(self, request: Request) -> None:
-        keys = [hash(tuple(request.prompt[:end])) for end in range(BLOCK, len(request.prompt) + 1, BLOCK)]
+        keys = self._keys(request.prompt)
         if not self.options.no_prefix_caching:
             for key in keys:
                 if key not in self.blocks or request.cached + BLOCK >= len(request.prompt):
@@ -88,6 +88,9 @@ class Engine:
         self.hits += request.cached
         request.left = len(request.prompt) - request.cached
 
+    def _keys(self, tokens: list[int]) -> list[int]:
+        return [hash(tuple(tokens[:end])) for end in range(BLOCK, len(tokens) + 1, BLOCK)]
+
     def _finish_step(self) -> None:
         for request in list(self.running):
             if request.left == 0:
@@ -96,6 +99,7 @@ class Engine:
                 request.queue.put_nowait(request.produced)
                 if request.produced == request.wanted:
                     self.running.remove(request)
+                    self.blocks.update(self._keys(request.prompt + [5000 + n for n in range(1, request.wanted + 1)]))
 
     def page(self) -> str:
         values = {
