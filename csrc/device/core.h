@@ -311,8 +311,9 @@ struct rvt_kernel *rvt_kernel_of_host(const void *host_function); /* NULL: not r
 struct rvt_kernel *rvt_kernel_of_handle(const void *handle);
 bool rvt_module_parse_elf(struct rvt_module *m, const void *image, size_t bytes);
 int rvt_symbol_address(struct rvt_symbol *s, int ordinal, uint64_t *addr);
-/* Parameter sizes from a mangled C++ name where they follow from it; count or -1. */
-int rvt_layout_from_name(const char *name, struct rvt_param *out, int max, uint16_t *total);
+/* Parameter sizes from a mangled C++ name where they follow from it (0 bytes: a class of unknown size), and which
+ * parameters are pointers to const, bit by bit. Number of parameters, or -1. */
+int rvt_layout_from_name(const char *name, struct rvt_param *out, int max, uint16_t *total, uint64_t *reads);
 
 int rvt_launch_kernel(const struct rvt_kernel *k, const uint32_t grid[3], const uint32_t block[3],
                       uint32_t shared_bytes, struct rvt_stream *s, void **params);

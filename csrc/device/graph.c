@@ -90,12 +90,14 @@ static int collect_pointers(struct rvt_node *node) {
   const struct rvt_kernel *k = node->launch.kernel;
   uint64_t found[256];
   uint32_t n = 0;
-  for (int i = 0; i < k->param_count; i++)
+  for (int i = 0; i < k->param_count; i++) {
+    if (k->read_params >> i & 1) continue;
     for (uint32_t at = 0; at + 8 <= k->params[i].bytes && n < 256; at += 8) {
       uint64_t v;
       memcpy(&v, (const char *)node->params[i] + at, 8);
       if (rvt_is_device_address(v)) found[n++] = v;
     }
+  }
   free(node->forget);
   node->forget = NULL;
   node->forget_count = n;

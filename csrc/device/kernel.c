@@ -76,6 +76,7 @@ static void layout_from_sizes(struct rvt_kernel *k, const uint16_t *bytes, int c
   k->params = params;
   k->param_count = (int16_t)count;
   k->param_total_bytes = (uint16_t)offset;
+  k->read_params = 0;
 }
 
 /* What 30,000 registrations should not pay for: hash, registry and layout are looked up at the first use. */
@@ -91,7 +92,7 @@ void rvt_kernel_resolve_slow(struct rvt_kernel *k) {
     if (k->param_count < 0) {
       struct rvt_param params[RVT_MAX_KERNEL_PARAMS];
       uint16_t total;
-      int n = rvt_layout_from_name(k->name, params, RVT_MAX_KERNEL_PARAMS, &total);
+      int n = rvt_layout_from_name(k->name, params, RVT_MAX_KERNEL_PARAMS, &total, &k->read_params);
       if (n >= 0) {
         struct rvt_param *kept = rvt_persist(((size_t)n + 1) * sizeof *kept);
         if (kept) {

@@ -8,6 +8,7 @@
 static void forget_parameters(const struct rvt_launch *l) {
   const struct rvt_kernel *k = l->kernel;
   for (int i = 0; i < k->param_count; i++) {
+    if (k->read_params >> i & 1) continue;
     const char *at = l->params[i];
     for (uint32_t left = k->params[i].bytes; left >= 8; left -= 8, at += 8) {
       uint64_t v;
