@@ -197,8 +197,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trees", type=int, default=300, help="trees of the largest models (default %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    parser.add_argument("--only", action="append", default=[], metavar="TEXT",
-                        help="only sections whose gpu/file contains TEXT; the others stay (repeatable)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="only sections whose gpu/file contains TEXT; the others stay (repeatable)",
+    )
     arguments = parser.parse_args(argv)
     start = time.monotonic()
     try:

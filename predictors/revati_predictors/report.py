@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from revati_predictors.packs import Pack
 __all__ = ["write_report"]
 
 _MODES = {
-    "random": "shapes at random", "region": "unseen region", "model": "unseen MoE model", "beyond": "beyond the box",
-    "size": "between nodes", "physics": "features only",
+    "random": "shapes at random",
+    "region": "unseen region",
+    "model": "unseen MoE model",
+    "beyond": "beyond the box",
+    "size": "between nodes",
+    "physics": "features only",
 }
 _BUCKETS = (0, 10, 20, 50, 100, 300, 1000, 10000, float("inf"))
 _STYLE = """body{font:14px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.6rem 0 1.4rem}td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;margin:.6rem 0 1.4rem}
+td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}svg{margin:0 1rem 1rem 0}h2{margin-top:2.2rem}"""
 
 
@@ -32,7 +38,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _bars(title: str, labels: Sequence[str], values: Sequence[float], unit: str = "%", lines: Sequence[float] = ()) -> str:
+def _bars(title: str, labels: Sequence[str], values: Sequence[float], lines: Sequence[float] = ()) -> str:
     """Horizontal bars as SVG; `lines` are reference values."""
     if not labels:
         return ""
@@ -45,7 +51,7 @@ def _bars(title: str, labels: Sequence[str], values: Sequence[float], unit: str 
         parts.append(
             f'<text x="{left - 6}" y="{y + 12}" text-anchor="end">{html.escape(label)}</text>'
             f'<rect x="{left}" y="{y + 2}" width="{long:.1f}" height="{height - 6}" fill="#4a7ebb"/>'
-            f'<text x="{left + long + 4:.1f}" y="{y + 12}">{value:.3g} {unit}</text>'
+            f'<text x="{left + long + 4:.1f}" y="{y + 12}">{value:.3g} %</text>'
         )
     bottom = 24 + len(labels) * height
     for value in lines:
@@ -57,7 +63,7 @@ def _bars(title: str, labels: Sequence[str], values: Sequence[float], unit: str 
 def _by_size(rows: dict[str, NDArray[Any]]) -> list[list[Any]]:
     """Median and mean error of held-out rows by duration."""
     out = []
-    for low, high in zip(_BUCKETS, _BUCKETS[1:]):
+    for low, high in pairwise(_BUCKETS):
         cells: list[Any] = [f"{low:g} .. {high:g} us"]
         for mode in ("random", "region", "model"):
             if f"{mode}_us" not in rows:
@@ -156,19 +162,24 @@ def _coverages(packs: Sequence[Pack], mode: str) -> tuple[list[str], list[float]
 
 def write_report(path: Path, packs: Sequence[Pack], rows: Path, seconds: float) -> None:
     """Write the report. rows: directory of <gpu>.<section>.npz with held-out errors."""
-    head = ["section", "rows", *(_MODES[m] for m in ("random", "region", "model", "size", "beyond")),
-            "in 80 % interval", "same, region", "noise floor %"]
+    modes = ("random", "region", "model", "size", "beyond")
+    head = ["section", "rows", *(_MODES[m] for m in modes), "in 80 % interval", "same, region", "noise floor %"]
     size_kb = sum(e.raw["bytes"] for p in packs for e in p.entries) // 1024
     parts = [
-        "<!doctype html><meta charset='utf-8'><title>Model packs</title><style>", _STYLE, "</style>",
+        "<!doctype html><meta charset='utf-8'><title>Model packs</title><style>",
+        _STYLE,
+        "</style>",
         "<h1>Model packs: held-out errors</h1>",
         f"<p>{sum(len(p.entries) for p in packs)} sections, {size_kb} KB, trained in {seconds:.0f} s. "
-        "Errors are median / mean absolute error in percent on rows that the judged models did not see: 12 % of the shapes "
-        "(all data types and routings of a shape together) and 12 % of the regions (heads, (n, k), splits; MoE models). "
+        "Errors are median / mean absolute error in percent on rows that the judged models did not see: 12 % of the "
+        "shapes (all data types and routings of a shape together) and 12 % of the regions (heads, (n, k), splits, "
+        "MoE models). "
         "The shipped sections are trained on all rows afterwards. "
-        "Beyond the box: the last axis cut two octaves short and continued. Between nodes: the row's own planes hidden. "
+        "Beyond the box: the last axis cut two octaves short and continued. Between nodes: the row's own planes "
+        "hidden. "
         "Noise floor: deviation of a measured row from the mean of two neighbours that hardly differ.</p>",
-        _table(head, _summary_rows(packs)), "<h2>By family</h2>",
+        _table(head, _summary_rows(packs)),
+        "<h2>By family</h2>",
     ]
     for mode in ("random", "region"):
         parts.append(_bars(f"median error, {_MODES[mode]}", *_family_means(packs, mode)))
@@ -181,9 +192,10 @@ def write_report(path: Path, packs: Sequence[Pack], rows: Path, seconds: float) 
                 continue
             with np.load(file) as stored:
                 held = {name: stored[name] for name in stored.files}
-            parts.append(f"<h2>{html.escape(f'{pack.gpu.key}: {entry.variant} {entry.framework} {entry.version}')}</h2>")
-            modes = [m for m in ("random", "region", "model") if f"{m}_us" in held]
-            parts.append(_table(["duration", *(f"{_MODES[m]} (rows)" for m in modes)], _by_size(held)))
+            title = f"{pack.gpu.key}: {entry.variant} {entry.framework} {entry.version}"
+            parts.append(f"<h2>{html.escape(title)}</h2>")
+            shown = [m for m in ("random", "region", "model") if f"{m}_us" in held]
+            parts.append(_table(["duration", *(f"{_MODES[m]} (rows)" for m in shown)], _by_size(held)))
             section = pack.section(entry)
             for mode in ("size", "config", "physics"):
                 parts.append(_bars(f"splits by feature, {mode} model", *_importance(section, mode)))

@@ -55,7 +55,7 @@ def time_factors(
 
 
 def propagate(value: float, factors: tuple[float, float], gpu_share: float = 1.0, inverse: bool = False) -> Interval:
-    """The interval of a figure of which `gpu_share` is GPU time (TTFT, TPOT, latency), or of a rate (`inverse`).
+    """The interval of a figure of which `gpu_share` is GPU time (TTFT, TPOT), or of a rate (`inverse`).
 
     To first order: queueing amplifies it near saturation, which only a second run with scaled times shows.
     """
@@ -68,8 +68,9 @@ def coverage_warning(shares: Mapping[str, float], threshold: float = WARN_SHARE)
     uncovered = shares.get("extrapolated", 0.0) + shares.get("fallback", 0.0)
     if uncovered <= threshold:
         return None
+    extrapolated, fallback = (100 * shares.get(name, 0.0) for name in ("extrapolated", "fallback"))
     return (
         f"WARNING: {100 * uncovered:.0f} % of the GPU time is outside the measured tables "
-        f"({100 * shares.get('extrapolated', 0.0):.0f} % extrapolated, {100 * shares.get('fallback', 0.0):.0f} % roofline); "
+        f"({extrapolated:.0f} % extrapolated, {fallback:.0f} % roofline); "
         "do not trust absolute figures before looking at the operators listed"
     )

@@ -48,7 +48,7 @@ class Statistics:
     records: int = 0
     priced: int = 0
     unmapped: dict[str, int] = field(default_factory=dict)
-    by_family: dict[str, list[float]] = field(default_factory=dict)  # asked, microseconds
+    by_family: dict[str, list[float]] = field(default_factory=dict)  # asked, microseconds, low and high microseconds
     by_source: dict[str, list[float]] = field(default_factory=dict)
     uncovered: dict[str, float] = field(default_factory=dict)  # operator -> microseconds, extrapolated or fallback
 
@@ -59,11 +59,17 @@ class Statistics:
             "requests": self.requests,
             "records": self.records,
             "priced": self.priced,
-            "by_family": {k: {"asked": int(v[0]), "us": v[1]} for k, v in sorted(self.by_family.items())},
+            "by_family": {k: _family_figures(v) for k, v in sorted(self.by_family.items())},
             "by_source": {k: {"asked": int(v[0]), "us": v[1]} for k, v in sorted(self.by_source.items())},
             "uncovered": [{"operator": name, "us": us} for name, us in worst],
             "unmapped_kernels": dict(sorted(self.unmapped.items())),
         }
+
+
+def _family_figures(sums: Sequence[float]) -> dict[str, float]:
+    """asked, us, and the 80 % interval relative to it (what results.time_factors takes)."""
+    asked, us, low, high = sums
+    return {"asked": int(asked), "us": us, "low": low / us if us else 1.0, "high": high / us if us else 1.0}
 
 
 def _combine(weighted: Sequence[tuple[Estimate, float]]) -> Estimate:
@@ -177,9 +183,9 @@ class Pricer:
         for record, r, row in zip(records, resolved, rows):
             us = row[0] / 1e3
             for table, key in ((stats.by_family, r.family.lower()), (stats.by_source, SOURCE_NAMES[row[4]])):
-                entry = table.setdefault(key, [0.0, 0.0])
-                entry[0] += 1
-                entry[1] += us
+                entry = table.setdefault(key, [0.0, 0.0, 0.0, 0.0])
+                for i, amount in enumerate((1.0, us, row[1] / 1e3, row[2] / 1e3)):
+                    entry[i] += amount
             if row[4] >= 2:
                 label = record.name[:120] or _FAMILY_NAMES[row[3]]
                 if r.parts and not record.name:

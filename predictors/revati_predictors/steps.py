@@ -37,8 +37,16 @@ MODELS = {
         layers=80, hidden=8192, intermediate=28672, vocab=128256, heads_q=64, heads_kv=8, head_dim=128
     ),
     "qwen3-30b-a3b": ModelFacts(
-        layers=48, hidden=2048, intermediate=6144, vocab=151936, heads_q=32, heads_kv=4, head_dim=128, experts=128,
-        topk=8, moe_intermediate=768,
+        layers=48,
+        hidden=2048,
+        intermediate=6144,
+        vocab=151936,
+        heads_q=32,
+        heads_kv=4,
+        head_dim=128,
+        experts=128,
+        topk=8,
+        moe_intermediate=768,
     ),
 }
 _METADATA_KERNELS = 15
@@ -56,8 +64,19 @@ def step_operators(facts: ModelFacts, seqs: Sequence[tuple[int, int]]) -> list[t
     layer.append(Attention(tuple(seqs), hq, hkv, facts.head_dim, "bfloat16", facts.kv_cache_dtype(), facts.window))
     if facts.experts:
         layer.append(Gemm(tokens, facts.experts, facts.hidden))
-        layer.append(Moe(tokens, facts.hidden, facts.expert_width(), facts.topk, facts.experts, facts.tp // facts.ep,
-                         facts.ep, dtype, facts.moe_distribution))
+        layer.append(
+            Moe(
+                tokens,
+                facts.hidden,
+                facts.expert_width(),
+                facts.topk,
+                facts.experts,
+                facts.tp // facts.ep,
+                facts.ep,
+                dtype,
+                facts.moe_distribution,
+            )
+        )
     else:
         layer.append(Stream("activation", 6.0 * tokens * facts.intermediate / facts.tp, tokens))
     if facts.tp > 1:
@@ -67,8 +86,10 @@ def step_operators(facts: ModelFacts, seqs: Sequence[tuple[int, int]]) -> list[t
     for op in layer:
         counts[op] = counts.get(op, 0) + facts.layers
     once: list[Operator] = [
-        Gemm(len(seqs), facts.vocab // facts.tp, facts.hidden), Stream("embedding", 4.0 * tokens * facts.hidden, tokens),
-        Stream("sampling", 8.0 * len(seqs) * facts.vocab, len(seqs)), GraphLaunch(0),
+        Gemm(len(seqs), facts.vocab // facts.tp, facts.hidden),
+        Stream("embedding", 4.0 * tokens * facts.hidden, tokens),
+        Stream("sampling", 8.0 * len(seqs) * facts.vocab, len(seqs)),
+        GraphLaunch(0),
         *[Stream("metadata", 4096.0)] * _METADATA_KERNELS,
     ]
     for op in once:
@@ -90,8 +111,9 @@ def step_us(
     return sum(families.values()), families, sources
 
 
-def _line(label: str, us: float, roofline: float, families: dict[str, float], sources: dict[str, float],
-          measured: str) -> str:
+def _line(
+    label: str, us: float, roofline: float, families: dict[str, float], sources: dict[str, float], measured: str
+) -> str:
     top = sorted(families.items(), key=lambda item: -item[1])[:3]
     shares = ", ".join(f"{name} {100 * t / us:.0f} %" for name, t in top)
     covered = 100 * (sources.get("measured", 0.0) + sources.get("interpolated", 0.0)) / us
@@ -100,7 +122,9 @@ def _line(label: str, us: float, roofline: float, families: dict[str, float], so
 
 _HEAD = f"{'step':<58} {'ms':>9} {'measured':>20} {'roofline':>9} {'covered':>9}  most of it"
 _STEPS = (
-    ("llama-3.1-8b", "h100-sxm", 1, ""), ("llama-3.1-70b", "h100-sxm", 4, ""), ("qwen3-30b-a3b", "h100-sxm", 1, ""),
+    ("llama-3.1-8b", "h100-sxm", 1, ""),
+    ("llama-3.1-70b", "h100-sxm", 4, ""),
+    ("qwen3-30b-a3b", "h100-sxm", 1, ""),
 )
 _SERVED = (
     ("ix_llama70b_fp8_h100_vllm_tp4", "llama-3.1-70b", "h100-sxm", "fp8"),
@@ -126,8 +150,12 @@ def _served_lines(directory: Path) -> list[str]:
             if point["ttft_ms"] > 5000:
                 continue  # queueing for KV memory: not a step
             nominal = 0.9 if case.startswith("ix_") else 1.0  # lengths are uniform in 0.8 .. 1.0 of the nominal ones
-            facts = replace(MODELS[model], tp=tp, quantization=quantization,
-                            kv_dtype="fp8" if case.startswith("ix_") else "bfloat16")
+            facts = replace(
+                MODELS[model],
+                tp=tp,
+                quantization=quantization,
+                kv_dtype="fp8" if case.startswith("ix_") else "bfloat16",
+            )
             kv = int(nominal * (isl + osl / 2))
             prompt = int(nominal * isl)
             us, families, sources = step_us(predictor, facts, [(1, kv)] * c)
@@ -135,8 +163,16 @@ def _served_lines(directory: Path) -> list[str]:
             floor, *_ = step_us(roofline, facts, [(1, kv)] * c)
             tpot = us + (c - 1) / (nominal * osl) * prefill
             label = f"{model} {quantization} tp{tp} {gpu} C={c} {isl}/{osl}"
-            lines.append(_line(f"{label} TPOT", tpot, floor, families, sources,
-                               f"{point['tpot_ms']:.2f} ({100 * (tpot / 1e3 / point['tpot_ms'] - 1):+.0f} %)"))
+            lines.append(
+                _line(
+                    f"{label} TPOT",
+                    tpot,
+                    floor,
+                    families,
+                    sources,
+                    f"{point['tpot_ms']:.2f} ({100 * (tpot / 1e3 / point['tpot_ms'] - 1):+.0f} %)",
+                )
+            )
     return lines
 
 
@@ -152,9 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = replace(MODELS[model], tp=tp, quantization=quantization)
         predictor, roofline = load_predictor(gpu), RooflinePredictor(find_gpu(gpu))
         for label, seqs in (
-            ("decode, 1 x 1,000 keys", [(1, 1000)]), ("decode, 8 x 1,000 keys", [(1, 1000)] * 8),
-            ("decode, 64 x 1,000 keys", [(1, 1000)] * 64), ("prefill, 1 x 512", [(512, 512)]),
-            ("prefill, 1 x 2,000", [(2000, 2000)]), ("prefill 2,000 + 32 decodes", [(2000, 2000), *[(1, 1000)] * 32]),
+            ("decode, 1 x 1,000 keys", [(1, 1000)]),
+            ("decode, 8 x 1,000 keys", [(1, 1000)] * 8),
+            ("decode, 64 x 1,000 keys", [(1, 1000)] * 64),
+            ("prefill, 1 x 512", [(512, 512)]),
+            ("prefill, 1 x 2,000", [(2000, 2000)]),
+            ("prefill 2,000 + 32 decodes", [(2000, 2000), *[(1, 1000)] * 32]),
         ):
             us, families, sources = step_us(predictor, facts, seqs)
             floor, *_ = step_us(roofline, facts, seqs)
@@ -163,8 +202,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts, predictor = MODELS["llama-3.1-8b"], load_predictor("a100-sxm")
     us, families, sources = step_us(predictor, facts, [(1, 570)])
     floor, *_ = step_us(RooflinePredictor(find_gpu("a100-sxm")), facts, [(1, 570)])
-    print(_line("llama-3-8b tp1 a100-sxm decode, 1 x 570 keys", us, floor, families, sources,
-                f"10.77 ({100 * (us / 1e3 / 10.77 - 1):+.0f} %)"))
+    print(
+        _line(
+            "llama-3-8b tp1 a100-sxm decode, 1 x 570 keys",
+            us,
+            floor,
+            families,
+            sources,
+            f"10.77 ({100 * (us / 1e3 / 10.77 - 1):+.0f} %)",
+        )
+    )
     if arguments.serving is not None:
         for line in _served_lines(arguments.serving):
             print(line)

@@ -85,7 +85,7 @@ NAMES = {
     "clamp_position_kernel": "METADATA",
     "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctorOnSelf_add<long>": "METADATA",
     "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<int>": "ELEMENTWISE",
-    "void at::native::elementwise_kernel<128, 4, at::native::gpu_kernel_impl_nocast<direct_copy_kernel_cuda": "ELEMENTWISE",
+    "void at::native::elementwise_kernel<128, 4, at::native::gpu_kernel_impl<direct_copy_kernel_cuda": "ELEMENTWISE",
     "_ZN4vllm3moe10topkGatingILi4ELi128ELi4ELi16ELi32Eif": "MOE",
     "_ZN4vllm3moe27moe_align_block_size_kernelIi": "MOE",
     "_ZN4vllm3moe36count_and_sort_expert_tokens_kernelIi": "MOE",

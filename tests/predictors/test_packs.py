@@ -28,7 +28,8 @@ HEADER = ["gpu", "framework", "version", "kernel", "dtype", "m", "n", "k", "lat_
 
 def _row(m: int, n: int, k: int) -> list[object]:
     """Something like a GPU: the roofline times a smooth factor and a step at 100 rows."""
-    us = float(gemm_us(find_gpu("h100-sxm"), "bfloat16", m, n, k)) * (1.3 + 0.1 * np.log2(n / k) / 5) * (1.1 if m > 100 else 1)
+    us = float(gemm_us(find_gpu("h100-sxm"), "bfloat16", m, n, k)) * (1.3 + 0.1 * np.log2(n / k) / 5)
+    us *= 1.1 if m > 100 else 1.0
     return ["h100_sxm", "vllm", "0.24.0", "x", "bfloat16", m, n, k, f"{us:.5g}"]
 
 
@@ -50,15 +51,33 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("trained")
     kept = [row for row in ALL if random.Random(repr(row[5:8])).random() < 0.8]
     _write(base / "tables/gemm/h100_sxm.vllm-0.24.0.csv.gz", kept)
-    (base / "tables/manifest.json").write_text(json.dumps(
-        [{"file": "gemm/h100_sxm.vllm-0.24.0.csv.gz", "license": "made up", "source": "this test"}]))
+    (base / "tables/manifest.json").write_text(
+        json.dumps([{"file": "gemm/h100_sxm.vllm-0.24.0.csv.gz", "license": "made up", "source": "this test"}])
+    )
     train_all(base / "tables", base / "packs", trees=40, workers=1, say=lambda *a, **k: None)
     return base
 
 
 def _predict(trained: Path, table: Path, out: Path, *more: str) -> list[dict[str, str]]:
-    assert main(["predict", "--family", "gemm", "--gpu", "h100_sxm", "--table", str(table), "--out", str(out), "--packs",
-                 str(trained / "packs"), *more]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                "--family",
+                "gemm",
+                "--gpu",
+                "h100_sxm",
+                "--table",
+                str(table),
+                "--out",
+                str(out),
+                "--packs",
+                str(trained / "packs"),
+                *more,
+            ]
+        )
+        == 0
+    )
     with out.open() as stream:
         return list(csv.DictReader(stream))
 
@@ -95,22 +114,38 @@ def test_held_out_shapes_are_inside_their_intervals(trained: Path, tmp_path: Pat
     assert np.mean(inside) > 0.6
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda h, r: (h[:-2] + h[-1:], [x[:-2] + x[-1:] for x in r]), ("line 1", "column k", "missing")),
-    (lambda h, r: (h, [*r[:2], [*r[2][:5], "many", *r[2][6:]]]), ("line 4", "column m", "'many'")),
-    (lambda h, r: (h, [*r[:1], [*r[1][:5], "0.5", *r[1][6:]]]), ("line 3", "column m", "0.5")),
-    (lambda h, r: (h, [*r[:1], [*r[1][:5], "-4", *r[1][6:]]]), ("line 3", "column m", "-4")),
-    (lambda h, r: (h, [*r[:1], [*r[1][:4], "float17", *r[1][5:]]]), ("line 3", "column dtype", "float17")),
-    (lambda h, r: (h, [*r[:1], r[1][:-3]]), ("line 3", "fields")),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda h, r: (h[:-2] + h[-1:], [x[:-2] + x[-1:] for x in r]), ("line 1", "column k", "missing")),
+        (lambda h, r: (h, [*r[:2], [*r[2][:5], "many", *r[2][6:]]]), ("line 4", "column m", "'many'")),
+        (lambda h, r: (h, [*r[:1], [*r[1][:5], "0.5", *r[1][6:]]]), ("line 3", "column m", "0.5")),
+        (lambda h, r: (h, [*r[:1], [*r[1][:5], "-4", *r[1][6:]]]), ("line 3", "column m", "-4")),
+        (lambda h, r: (h, [*r[:1], [*r[1][:4], "float17", *r[1][5:]]]), ("line 3", "column dtype", "float17")),
+        (lambda h, r: (h, [*r[:1], r[1][:-3]]), ("line 3", "fields")),
+    ],
+)
 def test_bad_tables_name_file_line_and_column(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: object, words: tuple[str, ...]
 ) -> None:
     header, rows = change(list(HEADER), [list(r) for r in ALL[:4]])  # type: ignore[operator]
     table = _write(tmp_path / "bad.csv", rows, header)
     out = tmp_path / "out.csv"
-    code = main(["predict", "--family", "gemm", "--gpu", "h100-sxm", "--table", str(table), "--out", str(out), "--packs",
-                 str(trained / "packs")])
+    code = main(
+        [
+            "predict",
+            "--family",
+            "gemm",
+            "--gpu",
+            "h100-sxm",
+            "--table",
+            str(table),
+            "--out",
+            str(out),
+            "--packs",
+            str(trained / "packs"),
+        ]
+    )
     said = capsys.readouterr().err
     assert code == 2 and not out.exists() and said.count("\n") == 1
     assert "bad.csv" in said and all(word in said for word in words), said
@@ -118,7 +153,9 @@ def test_bad_tables_name_file_line_and_column(
 
 def test_one_shape_for_people(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packs = str(trained / "packs")
-    assert main(["predict", "gemm", "--gpu", "h100-sxm", "-m", "512", "-n", "4096", "-k", "4096", "--packs", packs]) == 0
+    assert (
+        main(["predict", "gemm", "--gpu", "h100-sxm", "-m", "512", "-n", "4096", "-k", "4096", "--packs", packs]) == 0
+    )
     assert "80 % interval" in capsys.readouterr().out
     assert main(["predict", "gemm", "--gpu", "h100-sxm", "-m", "512", "-n", "4096", "--packs", packs]) == 2
     assert "-k" in capsys.readouterr().err
@@ -140,7 +177,7 @@ def _copy(trained: Path, to: Path) -> Path:
 def test_pack_without_manifest_or_with_a_wrong_hash_is_not_loaded(trained: Path, tmp_path: Path) -> None:
     pack = _copy(trained, tmp_path / "a")
     (pack / "manifest.json").unlink()
-    with pytest.raises(PackError, match="no manifest.json"):
+    with pytest.raises(PackError, match="no manifest"):
         LearnedPredictor(find_gpu("h100-sxm"), root=tmp_path / "a")
     pack = _copy(trained, tmp_path / "b")
     section = next(pack.glob("*.sec"))
@@ -180,10 +217,19 @@ def test_shipped_packs_are_complete_and_small() -> None:
 def test_every_catalogue_gpu_predicts_every_kind() -> None:
     from revati_predictors import GPUS, Attention, Collective, Mla, Moe
 
-    ops = [Gemm(8, 6144, 4096), Gemm(8, 28672, 4096), Gemm(8, 6144, 4096, "fp8", 1, True), Gemm(64, 128, 512, batch=16),
-           Attention(((1, 900), (1, 90000), (700, 1700)), 32, 8, 128), Attention(((5000, 5000),), 28, 4, 128),
-           Mla(((1, 4000),) * 4, 16), Moe(64, 2048, 768, 8, 128), Moe(64, 4096, 1536, 8, 128, 1, 8, "fp8"),
-           Collective("all_reduce", 65536, 8, 1, "custom"), Collective("all_gather", 1 << 20, 4)]
+    ops = [
+        Gemm(8, 6144, 4096),
+        Gemm(8, 28672, 4096),
+        Gemm(8, 6144, 4096, "fp8", 1, True),
+        Gemm(64, 128, 512, batch=16),
+        Attention(((1, 900), (1, 90000), (700, 1700)), 32, 8, 128),
+        Attention(((5000, 5000),), 28, 4, 128),
+        Mla(((1, 4000),) * 4, 16),
+        Moe(64, 2048, 768, 8, 128),
+        Moe(64, 4096, 1536, 8, 128, 1, 8, "fp8"),
+        Collective("all_reduce", 65536, 8, 1, "custom"),
+        Collective("all_gather", 1 << 20, 4),
+    ]
     for key in GPUS:
         for op, e in zip(ops, load_predictor(key).predict(ops)):
             assert 0.5 < e.lo_us <= e.us <= e.hi_us < 1e6, (key, op, e)
