@@ -166,6 +166,7 @@ struct rvt_slot *rvt_host_slot(struct rvt_host *host, enum rvt_slot_state state,
     slot->evfd = -1;
     slot->waits = slot->spins = slot->fired = slot->charged_ns = 0;
     slot->order = order;
+    slot->events++;
     rvt_store(&slot->deadline_ns, RVT_FOREVER_NS);
     rvt_store(&slot->kick, 0);
     if (slot->seq & 1) rvt_store(&slot->seq, slot->seq + 1);

@@ -38,6 +38,7 @@ struct rvt_slot *rvt_slot_take(enum rvt_slot_state state, uint64_t order) {
     slot->waits = slot->spins = slot->fired = slot->charged_ns = 0;
     slot->local_ns = rvt_mode == RVT_MODE_MANAGED ? rvt_local_ns() : 0; /* the child begins at its creator's time */
     slot->order = order;
+    slot->events++; /* a new owner is a change that busy-pollers may see */
     rvt_store(&slot->deadline_ns, RVT_FOREVER_NS);
     rvt_store(&slot->kick, 0);
     if (slot->seq & 1) rvt_store(&slot->seq, slot->seq + 1);
