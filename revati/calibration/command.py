@@ -53,6 +53,11 @@ def add(subparsers: Any) -> None:
     export.add_argument("--gpu", default="", help="key of the GPU in the tables (default: from the card's name)")
     export.set_defaults(run=_export)
 
+    host = verbs.add_parser("host", help="host-cost profile: nanoseconds per API call and per engine step")
+    host.add_argument("results", type=Path)
+    host.add_argument("--out", type=Path, help="write it as JSON (default: print)")
+    host.set_defaults(run=_host)
+
     train = verbs.add_parser("train", help="training tables to a pack")
     train.add_argument("tables", type=Path)
     train.add_argument("--out", type=Path, required=True, help="folder of the new pack")
@@ -120,6 +125,17 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"{rows:6d} rows  {arguments.out / name}")
     for reason, rows in measured.left_out.items():
         print(f"{rows:6d} rows left out: {reason}")
+    return 0
+
+
+def _host(arguments: argparse.Namespace) -> int:
+    from revati.calibration.hostprofile import host_profile
+
+    text = json.dumps(host_profile(arguments.results), indent=1) + "\n"
+    if arguments.out:
+        arguments.out.write_text(text)
+    else:
+        print(text, end="")
     return 0
 
 

@@ -24,7 +24,16 @@ from typing import Any
 
 from revati._errors import UsageError
 
-__all__ = ["Requests", "Steps", "compare_folders", "compare_requests", "load_requests", "load_steps", "percentile"]
+__all__ = [
+    "Requests",
+    "Steps",
+    "bucket",
+    "compare_folders",
+    "compare_requests",
+    "load_requests",
+    "load_steps",
+    "percentile",
+]
 
 METRICS = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
@@ -293,13 +302,14 @@ def _by_kind(steps: Steps) -> dict[str, list[float]]:
         if math.isnan(us):
             continue
         if not prefill:
-            kinds[f"decode of {_bucket(len(decode))}"].append(us)
+            kinds[f"decode of {bucket(len(decode))}"].append(us)
         else:
-            kinds[f"{'mixed' if decode else 'prefill'}, {_bucket(sum(q for q, _ in prefill))} prompt tokens"].append(us)
+            kinds[f"{'mixed' if decode else 'prefill'}, {bucket(sum(q for q, _ in prefill))} prompt tokens"].append(us)
     return {k: v for k, v in kinds.items() if len(v) >= 3}
 
 
-def _bucket(value: int) -> str:
+def bucket(value: int) -> str:
+    """The power-of-two range that holds a count: 1, 2, 3-4, 5-8, ..."""
     high = 1 << max(0, math.ceil(math.log2(max(1, value))))
     low = high // 2 + 1
     return str(high) if low >= high else f"{low}-{high}"

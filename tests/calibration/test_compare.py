@@ -19,6 +19,7 @@ from revati.calibration.compare import (
     percentile,
     short_kernel,
 )
+from revati.calibration.hostprofile import host_profile
 from tests.calibration.helpers import bench_result, write_lines
 
 
@@ -150,6 +151,27 @@ def test_a_whole_case_is_compared_run_by_run_and_the_page_says_what_was_missed(t
     assert "| c | calibrated | p99 | <= 25 | 20.00 | yes |" in text
     with pytest.raises(UsageError, match="no run in common"):
         compare_folders(tmp_path / "real", tmp_path / "nowhere")
+
+
+def test_a_host_profile_takes_the_clock_out_and_medians_by_kind_of_step(tmp_path: Path) -> None:
+    calls = [
+        {"call": "clock (cost of measuring)", "ns_p50": 20},
+        {"call": "cudaLaunchKernel 8 arguments", "ns_p50": 2120},
+        {"call": "cudaMalloc and cudaFree 2097152", "ns_p50": 100020},
+    ]
+    session = {"kind": "session", "session": "s", "cpu": "X", "cpus": 16, "gpu": {"name": "NVIDIA H200"}}
+    write_lines(
+        tmp_path / "facts.jsonl", [session, {"kind": "row", "key": "api_costs", "session": "s", "calls": calls}]
+    )
+    rows = [{**_engine(i, [], [100, 100], 0), "t": [0, 100 + i, 500, 900 + i]} for i in range(3)]
+    write_lines(tmp_path / "case" / "steps" / "engine-1.jsonl", rows)
+    write_lines(tmp_path / "case" / "steps" / "worker-1.jsonl", [{"tokens": 2, "host_ns": [7, 9]}])
+    profile = host_profile(tmp_path)
+    assert profile["calls"] == {"launch_ns": 2100, "malloc_ns": 50000}
+    assert profile["steps"] == {"decode of 2": {"execute_ns": 7, "sample_ns": 9, "schedule_ns": 101, "update_ns": 401}}
+    assert profile["machine"]["cpu"] == "X"
+    with pytest.raises(UsageError, match="neither"):
+        host_profile(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
