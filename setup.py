@@ -56,7 +56,10 @@ setup(
     ],
     package_dir={name: str(Path(root) / name) for name, root in PACKAGE_ROOTS.items()},
     package_data={
-        "revati": ["py.typed", "data/**/*", "frameworks/**/*.json", "frameworks/**/*.yaml"],
+        "revati": [
+            "py.typed", "data/**/*", "frameworks/**/*.json", "frameworks/**/*.yaml", "calibration/measure/*.cu",
+            "calibration/measure/plugin/*.py",
+        ],
         "revati_predictors": ["py.typed", "**/*"],
         "revati_coordinator": ["py.typed"],
     },
