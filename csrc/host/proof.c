@@ -97,6 +97,13 @@ static struct first_look look(struct rvt_host *host) {
         found.actors++;
         break;
     }
+    if (rvt_load(&slot->flags) & RVT_FLAG_INTERNAL) {
+      if (watch_slot(host, index, owner) && rvt_kernel_marked(&host->watch[index]) == RVT_KERNEL_GONE)
+        rvt_host_reap(host, index, owner);
+      host->last_runnable_real_ns = rvt_real_ns();
+      found.busy = true;
+      continue;
+    }
     uint32_t seq = rvt_load(&slot->seq);
     if (rvt_load(&slot->kick)) {
       if (seq & 1) found.busy = true; /* fired, not answered yet */

@@ -61,7 +61,7 @@ enum rvt_kick { RVT_KICK_NONE = 0, RVT_KICK_FIRED = 1, RVT_KICK_ROUND = 2, RVT_K
 enum rvt_policy { RVT_POLICY_FREE = 0, RVT_POLICY_MODELLED = 1, RVT_POLICY_MEASURED = 2 };
 
 enum rvt_slot_flag {
-  RVT_FLAG_IDLE = 1,     /* the present wait is an idle timer (configured class): reported, not an event */
+  RVT_FLAG_INTERNAL = 1, /* inside Revati's own code (asking the predictor, say): runs, whatever the kernel says */
   RVT_FLAG_MAIN = 4,     /* first thread of its process */
   RVT_FLAG_CANCEL = 8,   /* pthread_cancel was called for it */
 };

@@ -26,12 +26,14 @@ static void trampoline(int signo, siginfo_t *info, void *context) {
   uint32_t internal = self->internal;
   bool inside = slot->seq & 1;
   if (inside) kick = rvt_unblock();
+  if (internal) __atomic_and_fetch(&slot->flags, ~RVT_FLAG_INTERNAL, __ATOMIC_SEQ_CST);
   self->internal = 0;
   self->polls = self->clock_polls = 0;
   errno = error;
   handler(signo, info, context);
   error = errno;
   self->internal = internal;
+  if (internal) __atomic_or_fetch(&slot->flags, RVT_FLAG_INTERNAL, __ATOMIC_SEQ_CST);
   slot->kind = kind;
   slot->what = what;
   slot->since_ns = since_ns;
