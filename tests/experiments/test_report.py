@@ -1,0 +1,167 @@
+"""The HTML report in a real browser, and the Perfetto trace in its own trace processor.
+
+The browser test needs Chromium (Debian: apt-get install chromium); the trace test needs the perfetto package and its
+trace_processor_shell, which the package downloads, or which REVATI_TRACE_PROCESSOR names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from revati.experiments.bench import run_case
+from revati.experiments.case import Case
+from revati.experiments.perfetto import trace_events
+from revati.experiments.report.html import chart_data, render
+from revati.experiments.runner import NativeRunner
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two results with two classes, and GPU counters as an emulated run has them."""
+    from revati.experiments.case import case_from_data
+    from tests.experiments.conftest import fake_data
+
+    slow = {"arrival": {"kind": "at_once"}, "requests": 4, "input_tokens": 400, "output_tokens": 20}
+    found = []
+    for index, step in enumerate((4, 6)):
+        out = tmp_path_factory.mktemp(f"run{index}")
+        data = fake_data({"server": {"args": ["--step-ms", step]}, "workload": {"scrape_s": 0.1, "classes": {"batch": slow}}})
+        result = run_case(case_from_data(data, out), out, NativeRunner())
+        families = {"gemm": {"time_ns": 5e8, "launches": 9}, "attention": {"time_ns": 2e8 + index * 1e8, "launches": 3}}
+        looks = [
+            {"time_ns": i * 1e8, "gpus": 1, "family_ns": {"gemm": i * 5e7, "attention": i * 2e7}} for i in range(8)
+        ]
+        result["statistics"] = {
+            "families": families,
+            "timeline": looks,
+            "coverage": {"measured": 0.7, "interpolated": 0.2, "extrapolated": 0.1, "fallback": 0.0},
+        }
+        found.append(result)
+    # A hostile name must stay text.
+    found[0]["case"]["description"] = "</script><img src=https://example.invalid/x onerror=alert(1)>"
+    return found
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+def test_the_report_draws_in_a_browser_without_errors_or_requests(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    page, log = tmp_path / "report.html", tmp_path / "net.json"
+    page.write_text(render(results, ["old", "new"]), encoding="utf-8")
+    command = [
+        str(BROWSER),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-features=NetworkTimeServiceQuerying",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--log-net-log={log}",
+        "--net-log-capture-mode=IncludeSensitive",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        page.as_uri(),
+    ]
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    root = done.stdout[: done.stdout.index("<head")]
+    assert "data-errors" not in root, root
+    # 4 distributions, 4 timelines, GPU use of two results, operators, coverage and requests of two results.
+    assert 'data-charts="15"' in root, root
+    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert done.stdout.count('class="request"') == sum(len(result["requests"]) for result in results)
+    requested = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text(errors="replace")))
+    assert not {url for url in requested if "example.invalid" in url}
+    # The browser looks for its own services, in vain (see --host-resolver-rules); the page asks for nothing.
+    assert not {url for url in requested if not re.match(r"https?://[a-z0-9.]*(google|gstatic|googleapis)\.com/", url)}
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_report_points_nowhere_outside(results: list[dict[str, Any]]) -> None:
+    page = render(results, ["old", "new"])
+    links = _Links()
+    links.feed(page)
+    assert links.found == ["data:,"]
+    assert "{{" not in page
+    assert page.count("</script>") == 2
+
+
+def test_charts_have_the_numbers_of_the_result(results: list[dict[str, Any]]) -> None:
+    data = chart_data(results, ["old", "new"])
+    names = {series["name"] for series in data["cdfs"][0]["series"]}
+    assert names == {"old · chat", "old · batch", "new · chat", "new · batch"}
+    for chart in data["cdfs"]:
+        for series in chart["series"]:
+            xs = [x for x, _ in series["points"]]
+            assert xs == sorted(xs)
+    flight = next(chart for chart in data["timelines"] if "in flight" in chart["title"])
+    assert all(series["points"][-1][1] == 0 for series in flight["series"]), "requests are left in flight"
+    stack = next(chart for chart in data["timelines"] if chart.get("stack"))
+    assert {series["name"] for series in stack["series"]} == {"gemm", "attention"}
+    gemm = next(series for series in stack["series"] if series["name"] == "gemm")
+    assert gemm["points"][0] == pytest.approx([0.1, 0.5])
+
+
+def test_a_trace_is_well_formed_and_nested(results: list[dict[str, Any]]) -> None:
+    trace = json.loads(json.dumps(trace_events(results[0])))
+    slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    requests = [event for event in slices if event["cat"] == "request"]
+    assert len(requests) == len(results[0]["requests"])
+    for lane in {event["tid"] for event in requests}:
+        spans = sorted((event["ts"], event["ts"] + event["dur"]) for event in requests if event["tid"] == lane)
+        assert all(before[1] <= after[0] + 1e-6 for before, after in zip(spans, spans[1:])), "requests of a lane overlap"
+    counters = {event["name"] for event in trace["traceEvents"] if event["ph"] == "C"}
+    assert {"running", "waiting", "kv_usage", "use by operator"} <= counters
+
+
+def test_the_trace_answers_a_query_in_the_trace_processor(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    module = pytest.importorskip("perfetto.trace_processor")
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(trace_events(results[0])))
+    shell = os.environ.get("REVATI_TRACE_PROCESSOR") or shutil.which("trace_processor_shell")
+    try:
+        processor = module.TraceProcessor(trace=str(path), config=module.TraceProcessorConfig(bin_path=shell))
+    except (subprocess.CalledProcessError, OSError) as error:
+        pytest.skip(f"trace_processor_shell is neither here nor can it be downloaded ({type(error).__name__})")
+    try:
+        (row,) = processor.query("select count(*) as n, max(dur) as longest from slice where category = 'request'")
+        assert row.n == len(results[0]["requests"])
+        longest = max(item["end_ns"] - item["sent_ns"] for item in results[0]["requests"])
+        assert row.longest == pytest.approx(longest, abs=2000)
+    finally:
+        processor.close()
+
+
+def test_the_command_writes_both(
+    fake_case: Callable[..., Case], tmp_path: Path, revati: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    run_case(fake_case(), tmp_path / "one", NativeRunner())
+    done = revati("report", str(tmp_path / "one"), "-o", str(tmp_path / "r.html"), "--trace", str(tmp_path / "t.json"))
+    assert done.returncode == 0, done.stderr
+    assert "<svg" not in (tmp_path / "r.html").read_text() and "charts" in (tmp_path / "r.html").read_text()
+    assert json.loads((tmp_path / "t.json").read_text())["otherData"]["clock"] == "virtual"
+    done = revati("compare", str(tmp_path / "one"), str(tmp_path / "one" / "result.json"))
+    assert done.returncode == 0 and "nothing that was recorded" in done.stdout
+    assert revati("compare", str(tmp_path / "one")).returncode == 2
+    assert revati("report", str(tmp_path / "none")).returncode == 2
