@@ -1,0 +1,72 @@
+"""Every program of csrc/tests/time and tests/time/programs behaves the same natively and inside the clock.
+
+Inside, each moment is exact to the nanosecond. Natively the machine may be busy: a program gets three attempts there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from build import HERE, Built
+
+C_PROGRAMS = sorted(path.stem for path in (HERE / "time").glob("*.c") if path.stem != "deadlock")
+PYTHON_FOLDER = Path(__file__).parent / "programs"
+# program, needed module, environment
+PYTHON_PROGRAMS = [
+    ("threads", None, {}),
+    ("subprocesses", None, {}),
+    ("multiprocesses", None, {}),
+    ("aio", None, {}),
+    ("aio", "uvloop", {"UVLOOP": "1"}),
+    ("zmq_polls", "zmq", {}),
+    ("grpc_calls", "grpc", {}),
+    ("openmp", "numpy", {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"}),
+    pytest.param("openmp", "torch", {"OMP_NUM_THREADS": "4", "WITH_TORCH": "1"}, marks=pytest.mark.slow),
+]
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, **environment})
+
+
+def natively(command: list[str], **environment: str) -> None:
+    for _ in range(3):
+        done = run(command, **environment)
+        if done.returncode == 0:
+            return
+    pytest.fail(done.stdout + done.stderr)
+
+
+def inside(built: Built, command: list[str], **environment: str) -> None:
+    done = run(built.inside(command, "--quiet", "--real-limit", "60"), **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok " in done.stdout
+
+
+@pytest.mark.parametrize("name", C_PROGRAMS)
+def test_c_program_natively(built: Built, name: str) -> None:
+    natively([str(built.programs[name])])
+
+
+@pytest.mark.parametrize("name", C_PROGRAMS)
+def test_c_program_inside(built: Built, name: str) -> None:
+    inside(built, [str(built.programs[name])])
+
+
+@pytest.mark.parametrize(("name", "module", "environment"), PYTHON_PROGRAMS)
+def test_python_program_natively(name: str, module: str | None, environment: dict[str, str]) -> None:
+    if module and importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    natively([sys.executable, str(PYTHON_FOLDER / f"{name}.py")], **environment)
+
+
+@pytest.mark.parametrize(("name", "module", "environment"), PYTHON_PROGRAMS)
+def test_python_program_inside(built: Built, name: str, module: str | None, environment: dict[str, str]) -> None:
+    if module and importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    inside(built, [sys.executable, str(PYTHON_FOLDER / f"{name}.py")], **environment)
