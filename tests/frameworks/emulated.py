@@ -1,0 +1,37 @@
+"""Runs the programs of this folder under emulation and returns what they print."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def need(*modules: str) -> None:
+    """Skips the test where the environment lacks a module."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+
+
+def emulate(
+    program: str, *arguments: str, gpu: str = "h100-sxm", limit_s: float = 600, predictor: str = "constant:10",
+    **variables: str,
+) -> dict[str, Any]:  # fmt: skip
+    """The JSON object on the last line of `program`'s standard output. Fails with its whole output otherwise."""
+    command = [sys.executable, "-m", "revati", "run", "--gpu", gpu, "--predictor", predictor, "--quiet",
+               "--limit", str(limit_s), "--", sys.executable, str(PROGRAMS / program), *arguments]  # fmt: skip
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit_s + 30)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        pytest.fail(f"{program} ended with {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")
+    return dict(json.loads(lines[-1]))
