@@ -262,7 +262,7 @@ int channel_receive(struct actor *actor, struct channel *channel, int64_t deadli
     }
     int64_t end_ns = now_checked(actor);
     /* nobody but a busy-poller knows when it gives up, so that it may see its deadline one jump late */
-    if (channel->kind == KIND_SHM ? end_ns < deadline_ns : end_ns != deadline_ns)
+    if (channel->kind == KIND_SHM ? end_ns < deadline_ns - options.early_ns : off(deadline_ns, end_ns))
       violation(actor, "time-out", channel->kind, deadline_ns, end_ns);
     __atomic_fetch_add(&shared->timeouts, 1, __ATOMIC_RELAXED);
     return 0;

@@ -105,6 +105,6 @@ void sleep_checked(struct actor *actor, int64_t delay_ns) {
   int64_t start_ns = now_checked(actor);
   sleep_one_way(actor, way, start_ns, delay_ns);
   int64_t end_ns = now_checked(actor);
-  if (end_ns != start_ns + delay_ns) violation(actor, way_names[way], KIND_COUNT, start_ns + delay_ns, end_ns);
+  if (off(start_ns + delay_ns, end_ns)) violation(actor, way_names[way], KIND_COUNT, start_ns + delay_ns, end_ns);
   __atomic_fetch_add(&shared->sleeps, 1, __ATOMIC_RELAXED);
 }

@@ -85,6 +85,8 @@ extern struct shared *shared;
 struct options {
   uint64_t events;
   int processes, threads, churn_permille, spin_chain;
+  bool at_least; /* times may be later than expected, never earlier: policies that charge host time */
+  int64_t early_ns; /* but for so much, which those policies do not settle */
   uint64_t seed;
   uint32_t mix; /* bit per kind */
 };
@@ -112,6 +114,9 @@ int64_t realtime_offset_ns(void);
 int64_t host_ns(void); /* real time past any interposition */
 void violation(struct actor *actor, const char *what, enum kind kind, int64_t expected_ns, int64_t got_ns);
 void die(const char *what) __attribute__((noreturn));
+static inline bool off(int64_t expected_ns, int64_t got_ns) {
+  return options.at_least ? got_ns < expected_ns - options.early_ns : got_ns != expected_ns;
+}
 
 static inline struct timespec timespec_of(int64_t ns) {
   return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
