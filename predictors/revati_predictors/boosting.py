@@ -1,19 +1,20 @@
 """LightGBM models as compact text, and their evaluation.
 
 Only what prediction needs stays in the text (no gains, counts or weights of inner nodes, few digits), so that packs
-stay small; LightGBM itself loads and evaluates them.
+stay small; LightGBM loads them as they are.
 """
 
 from __future__ import annotations
 
-import ctypes
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Model", "compact_text"]
+__all__ = ["Ensemble", "Forest", "Model", "compact_text"]
 
 _DROP = (
     "split_gain",
@@ -49,103 +50,132 @@ def compact_text(text: str) -> str:
     return "\n".join(out) + "\nend of trees\n"
 
 
-class _Trees:
-    """The same trees in numpy, for installations without LightGBM (or without the OpenMP library that it needs)."""
-
-    def __init__(self, text: str) -> None:
-        trees = [_fields(part) for part in text.split("\nTree=")[1:]]
-        self._leaves = [np.array(t["leaf_value"].split(), float) for t in trees]
-        self._splits = [_splits(t) for t in trees]
-        self.features = int(_fields(text.split("\nTree=")[0])["max_feature_idx"]) + 1
-
-    def predict(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        total = np.zeros(len(matrix))
-        rows = np.arange(len(matrix))
-        for leaves, splits in zip(self._leaves, self._splits):
-            if splits is None:
-                total += leaves[0]
-                continue
-            feature, threshold, default_left, missing_nan, left, right = splits
-            node = np.zeros(len(matrix), np.int64)
-            active = rows
-            while len(active):
-                at = node[active]
-                value = matrix[active, feature[at]]
-                lost = np.isnan(value)
-                goes_left = np.where(lost & ~missing_nan[at], 0.0, value) <= threshold[at]
-                goes_left = np.where(lost & missing_nan[at], default_left[at], goes_left)
-                node[active] = np.where(goes_left, left[at], right[at])
-                active = active[node[active] >= 0]
-            total += leaves[~node]
-        return total
-
-
 def _fields(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
 
 
-def _splits(tree: dict[str, str]) -> tuple[NDArray[Any], ...] | None:
-    """(feature, threshold, default left, NaN is missing, left child, right child); None for a single leaf."""
-    if "split_feature" not in tree:
-        return None
-    decision = np.array(tree["decision_type"].split(), int)
-    return (
-        np.array(tree["split_feature"].split(), int),
-        np.array(tree["threshold"].split(), float),
-        (decision & 2) > 0,
-        (decision & 12) == 8,
-        np.array(tree["left_child"].split(), int),
-        np.array(tree["right_child"].split(), int),
-    )
+class Forest:
+    """Models evaluated together in numpy: all trees of all models descend level by level.
+
+    Bit for bit what LightGBM computes (same comparisons, leaves added in the order of the trees), without its import,
+    which takes a second and needs an OpenMP library.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        names = ("feature", "threshold", "decision", "left", "right")
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+        leaves: list[NDArray[np.float64]] = []
+        roots: list[int] = []
+        self._counts = []
+        nodes = leaf_count = 0
+        for text in texts:
+            trees = [_fields(part) for part in text.split("\nTree=")[1:]]
+            self._counts.append(len(trees))
+            for tree in trees:
+                values = np.array(tree["leaf_value"].split(), float)
+                if "split_feature" in tree:
+                    roots.append(nodes)
+                    parts["feature"].append(np.array(tree["split_feature"].split(), int))
+                    parts["threshold"].append(np.array(tree["threshold"].split(), float))
+                    parts["decision"].append(np.array(tree["decision_type"].split(), int))
+                    for side in ("left", "right"):
+                        child = np.array(tree[f"{side}_child"].split(), int)
+                        parts[side].append(np.where(child >= 0, child + nodes, child - leaf_count))
+                    nodes += len(parts["feature"][-1])
+                else:
+                    roots.append(~leaf_count)
+                leaves.append(values)
+                leaf_count += len(values)
+
+        def joined(name: str, kind: type) -> NDArray[Any]:
+            return np.concatenate(parts[name]) if parts[name] else np.zeros(0, kind)
+
+        self._roots = np.array(roots, np.int64)
+        self._leaves = np.concatenate(leaves) if leaves else np.zeros(0)
+        self._feature = joined("feature", int)
+        self._threshold = joined("threshold", float)
+        decision = joined("decision", int)
+        self._default_left, self._missing_nan = (decision & 2) > 0, (decision & 12) == 8
+        self._left, self._right = joined("left", int), joined("right", int)
+
+    def predict(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Raw scores [models, rows] of rows [rows, features]."""
+        out = np.empty((len(self._counts), len(matrix)))
+        step = max(1, _STATES // max(1, len(self._roots)))
+        for start in range(0, len(matrix), step):
+            out[:, start : start + step] = self._some(np.ascontiguousarray(matrix[start : start + step], np.float64))
+        return out
+
+    def _some(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows, trees = len(matrix), len(self._roots)
+        flat, width = matrix.ravel(), matrix.shape[1]
+        node = np.tile(self._roots, rows)
+        offset = np.repeat(np.arange(rows) * width, trees)
+        active = np.flatnonzero(node >= 0)
+        some_missing = bool(np.isnan(flat).any())
+        while len(active):
+            at = node[active]
+            value = flat[offset[active] + self._feature[at]]
+            if some_missing:
+                lost = np.isnan(value)
+                known_nan = lost & self._missing_nan[at]
+                goes_left = np.where(lost, 0.0, value) <= self._threshold[at]
+                goes_left = np.where(known_nan, self._default_left[at], goes_left)
+            else:
+                goes_left = value <= self._threshold[at]
+            following = np.where(goes_left, self._left[at], self._right[at])
+            node[active] = following
+            active = active[following >= 0]
+        values = self._leaves[~node].reshape(rows, trees)
+        out = np.empty((len(self._counts), rows))
+        first = 0
+        for i, count in enumerate(self._counts):
+            # cumsum adds in order, as LightGBM does; sum would add in pairs.
+            out[i] = np.cumsum(values[:, first : first + count], axis=1)[:, -1] if count else 0.0
+            first += count
+        return out
+
+
+_STATES = 400_000  # tree positions kept at once: bounds memory
+_MANY = 20_000  # rows from which LightGBM is worth its import
 
 
 class Model:
-    """One LightGBM model, parsed when first used. Single rows take LightGBM's fast path."""
+    """One LightGBM model as text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._booster: Any = None
-        self._fast = ctypes.c_void_p()
-
-    def _load(self) -> Any:
-        if self._booster is None:
-            try:
-                import lightgbm  # here: the roofline and the service must not pay for the import
-            except (ImportError, OSError):
-                self._booster = _Trees(self.text)
-                return self._booster
-            self._booster = lightgbm.Booster(model_str=self.text)
-            self._columns = self._booster.num_feature()
-            self._fast = ctypes.c_void_p()
-            self._out = np.zeros(1)
-            self._length = ctypes.c_int64()
-            self._library = lightgbm.basic._LIB
-            status = self._library.LGBM_BoosterPredictForMatSingleRowFastInit(
-                self._booster._handle,
-                0,
-                0,
-                -1,
-                1,
-                ctypes.c_int32(self._columns),
-                b"num_threads=1",
-                ctypes.byref(self._fast),
-            )
-            if status != 0:
-                self._fast = ctypes.c_void_p()
-        return self._booster
 
     def predict(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Raw scores of rows [rows, features]."""
-        booster = self._load()
-        if len(matrix) == 1 and self._fast:
-            row = np.ascontiguousarray(matrix[0], np.float64)
-            self._library.LGBM_BoosterPredictForMatSingleRowFast(
-                self._fast,
-                ctypes.c_void_p(row.ctypes.data),
-                ctypes.byref(self._length),
-                ctypes.c_void_p(self._out.ctypes.data),
-            )
-            return np.array(self._out)
-        if isinstance(booster, _Trees):
-            return booster.predict(matrix)
-        return np.asarray(booster.predict(matrix, num_threads=1, validate_features=False))
+        """Raw scores of rows [rows, features]; with LightGBM (training and large tables)."""
+        if self._booster is None:
+            import lightgbm
+
+            self._booster = lightgbm.Booster(model_str=self.text)
+        return np.asarray(self._booster.predict(matrix, num_threads=1, validate_features=False))
+
+
+class Ensemble:
+    """The models of one mode, evaluated together: numpy for few rows, LightGBM for many where it is installed."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self._models = list(models)
+        self._forest: Forest | None = None
+
+    def predict(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Raw scores [models, rows]."""
+        if len(matrix) >= _MANY and _lightgbm_works():
+            return np.array([model.predict(matrix) for model in self._models])
+        if self._forest is None:
+            self._forest = Forest([model.text for model in self._models])
+        return self._forest.predict(matrix)
+
+
+@lru_cache(maxsize=1)
+def _lightgbm_works() -> bool:
+    try:
+        import lightgbm  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True

@@ -117,15 +117,23 @@ def _gemm_us(gpu: Gpu, columns: Columns) -> Floats:
     )
 
 
+_WAVE_TILES = ((64, 64), (64, 128), (64, 256), (128, 128), (128, 256), (256, 128), (192, 192))
+_WAVE_M, _WAVE_N = (np.array([t[i] for t in _WAVE_TILES], float)[:, None] for i in (0, 1))
+_FILL_TILES = np.array([64, 128, 192, 256], float)[:, None]
+
+
 def _waves(gpu: Gpu, m: Floats, n: Floats) -> dict[str, Floats]:
+    waves = np.ceil(m / _WAVE_M) * np.ceil(n / _WAVE_N) / gpu.sms
+    loss = np.where(waves < 1, waves, np.ceil(waves) / waves)
+    size = np.log2(waves)
     out: dict[str, Floats] = {}
-    for tile_m, tile_n in ((64, 64), (64, 128), (64, 256), (128, 128), (128, 256), (256, 128), (192, 192)):
-        waves = np.ceil(m / tile_m) * np.ceil(n / tile_n) / gpu.sms
-        out[f"wave_loss_{tile_m}x{tile_n}"] = np.where(waves < 1, waves, np.ceil(waves) / waves)
+    for i, (tile_m, tile_n) in enumerate(_WAVE_TILES):
+        out[f"wave_loss_{tile_m}x{tile_n}"] = loss[i]
         if tile_n == 128:
-            out[f"waves_{tile_m}"] = np.log2(waves)
-    for tile in (64, 128, 192, 256):
-        out[f"tile_fill_{tile}"] = m / tile / np.ceil(m / tile)
+            out[f"waves_{tile_m}"] = size[i]
+    fill = m / _FILL_TILES / np.ceil(m / _FILL_TILES)
+    for i, tile in enumerate(_FILL_TILES[:, 0]):
+        out[f"tile_fill_{tile:g}"] = fill[i]
     return out
 
 
@@ -213,7 +221,7 @@ def _schedule(gpu: Gpu, name: str, tile: int, rows: Floats, seen: Floats, copies
     limit = np.maximum(1.0, np.ceil(seen / np.maximum(rows, 1.0) * lengths))  # a window caps the length of a tile
     makespan = np.zeros(len(rows))
     for turn in range(12):
-        makespan += np.clip(np.minimum(lengths - np.floor(turn * gpu.sms / copies), limit), 0.0, None)
+        makespan += np.maximum(np.minimum(lengths - np.floor(turn * gpu.sms / copies), limit), 0.0)
     total = np.where(limit < lengths, copies * (lengths * limit), copies * lengths * (lengths + 1) / 2)
     waves = full / gpu.sms
     balanced = total / gpu.sms

@@ -7,6 +7,7 @@ gathers in that array. The trainer uses them leaving each row itself out; the ru
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class Grid:
         out: list[Ints] = []
         exact = np.ones(len(coordinates[0]), bool)
         for axis, values in zip(self.axes, coordinates):
-            i = np.clip(np.searchsorted(axis, values, "right") - 1, 0, len(axis) - 1)
+            i = np.maximum(np.searchsorted(axis, values, "right") - 1, 0)
             exact &= axis[i] == values
             out.append(i)
         return out, exact
@@ -122,6 +123,8 @@ class Grid:
         skip_own [rows, axes]: where true, between the nodes one step before and after on that axis, as if the row's own
         plane were missing (NaN at the edges): what the trainer shows the model of an unmeasured size.
         """
+        if skip_own is None:
+            return self._interpolate(config, coordinates)
         n = len(config)
         total, weight = np.zeros(n), np.zeros(n)
         sides = []
@@ -130,13 +133,11 @@ class Grid:
             at = np.log2(values + 1.0)
             low = np.clip(np.searchsorted(axis, values, "right") - 1, 0, max(0, last - 1))
             high = np.minimum(low + 1, last)
-            inside = np.ones(n, bool)
-            if skip_own is not None:
-                own = np.searchsorted(axis, values)
-                low = np.where(skip_own[:, a], own - 1, low)
-                high = np.where(skip_own[:, a], own + 1, high)
-                inside = (low >= 0) & (high <= last)
-                low, high = np.clip(low, 0, last), np.clip(high, 0, last)
+            own = np.searchsorted(axis, values)
+            low = np.where(skip_own[:, a], own - 1, low)
+            high = np.where(skip_own[:, a], own + 1, high)
+            inside = (low >= 0) & (high <= last)
+            low, high = np.clip(low, 0, last), np.clip(high, 0, last)
             span = x[high] - x[low]
             t = np.clip((at - x[low]) / np.where(span > 0, span, 1.0), 0.0, 1.0)
             sides.append((low, high, np.where(inside, t, np.nan)))
@@ -152,4 +153,34 @@ class Grid:
             total += np.where(use, np.where(use, value, 0.0) * w, 0.0)
             weight += np.where(use, w, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(weight > (0.0 if skip_own is None else 0.999), total / weight, np.nan)
+            return np.where(weight > 0.999, total / weight, np.nan)
+
+    def _interpolate(self, config: Ints, coordinates: Sequence[Floats]) -> Floats:
+        """`interpolate` without hidden planes: all corners at once."""
+        corners = _corners(len(self.axes))
+        weight: Any = 1.0
+        where: list[Any] = [np.maximum(config, 0)]
+        for a, (axis, x, values) in enumerate(zip(self.axes, self.x, coordinates)):
+            last = len(axis) - 1
+            low = np.maximum(np.minimum(np.searchsorted(axis, values, "right") - 1, max(0, last - 1)), 0)
+            high = np.minimum(low + 1, last)
+            x_low = x[low]
+            span = x[high] - x_low
+            t = (np.log2(values + 1.0) - x_low) / np.where(span > 0, span, 1.0)
+            t = np.minimum(np.maximum(t, 0.0), 1.0)
+            upper = corners[:, a, None]
+            weight = weight * np.where(upper, t, 1.0 - t)
+            where.append(np.where(upper, high, low))
+        value = self.y[tuple(where)].astype(float)
+        use = ~(np.isnan(value) | (weight == 0) | (config < 0))
+        weight = np.where(use, weight, 0.0)
+        total = np.sum(np.where(use, value, 0.0) * weight, axis=0)
+        sums = np.sum(weight, axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(sums > 0.0, total / sums, np.nan)
+
+
+@lru_cache(maxsize=8)
+def _corners(axes: int) -> NDArray[np.bool_]:
+    """[2^axes, axes]: whether a corner is on the upper side of each axis."""
+    return np.asarray(np.arange(1 << axes)[:, None] >> np.arange(axes) & 1, bool)

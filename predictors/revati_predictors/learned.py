@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revati_predictors import stack
-from revati_predictors.boosting import Model
+from revati_predictors.boosting import Ensemble, Model
 from revati_predictors.families import VARIANTS, Columns, Family, Key
 from revati_predictors.gpus import Gpu
 from revati_predictors.grid import ABSENT, Grid
@@ -65,6 +65,7 @@ class Section:
         self.family, self.gpu, self.grid, self.facts = family, gpu, grid, facts
         self.flags, self._low, self._high = flags, low, high
         self.models = {mode: list(many) for mode, many in models.items()}
+        self._ensembles: dict[str, Ensemble] = {}
         self._slots = stack.Slots(family, grid) if grid else None
 
     # --- storage -------------------------------------------------------------------------------------------------
@@ -194,7 +195,9 @@ class Section:
             features = self.family.physics(self.gpu, columns)
             base = np.zeros(len(rows))
         matrix = stack.matrix(features)
-        median, lower, upper = (m.predict(matrix) for m in self.models[mode])
+        if mode not in self._ensembles:
+            self._ensembles[mode] = Ensemble(self.models[mode])
+        median, lower, upper = self._ensembles[mode].predict(matrix)
         stretch = self.facts["stretch"][mode]
         y[rows] = base + median
         low[rows] = np.maximum(0.004, (median - lower) * stretch[0] + stretch[1])
@@ -219,7 +222,7 @@ class Section:
         lost = np.isnan(y[rows])
         y[rows[lost]] = 0.0
         corner = [
-            np.clip(np.searchsorted(axis, np.asarray(columns[a], float)), 0, len(axis) - 1)
+            np.minimum(np.searchsorted(axis, np.asarray(columns[a], float)), len(axis) - 1)
             for axis, a in zip(self.grid.axes, self.family.axes)
         ]
         node = (config, *corner)

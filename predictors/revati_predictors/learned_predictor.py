@@ -143,13 +143,22 @@ def _scaled(e: Estimate, factor: float) -> Estimate:
     return Estimate(e.us * factor, e.lo_us * factor, e.hi_us * factor, e.source)
 
 
+def _roofline_of_others(self: LearnedPredictor, ops: Sequence[Operator], known: Sequence[int]) -> list[Estimate]:
+    """Estimates with the roofline where `known` does not say that a table will answer."""
+    out = [Estimate(0.0, 0.0, 0.0, FALLBACK)] * len(ops)
+    others = sorted(set(range(len(ops))) - set(known))
+    for i, estimate in zip(others, self._roofline.predict([ops[i] for i in others])):
+        out[i] = estimate
+    return out
+
+
 _GEMM_DTYPES = {"float16": "bfloat16", "w4a16": "bfloat16", "int8": "fp8"}
 
 
 def _gemm(self: LearnedPredictor, ops: Sequence[Gemm]) -> list[Estimate]:
     dtypes = [_GEMM_DTYPES.get(op.dtype, op.dtype) for op in ops]
     known = [i for i, d in enumerate(dtypes) if d in ("bfloat16", "fp8", "fp8_block", "nvfp4")]
-    out = self._roofline.predict(ops)
+    out = _roofline_of_others(self, ops, known)
     if not known:
         return out
     columns = {
@@ -358,7 +367,6 @@ def _moe(self: LearnedPredictor, ops: Sequence[Moe]) -> list[Estimate]:
 
 
 def _collective(self: LearnedPredictor, ops: Sequence[Collective]) -> list[Estimate]:
-    out = self._roofline.predict(ops)
     known = [
         i
         for i, op in enumerate(ops)
@@ -367,6 +375,7 @@ def _collective(self: LearnedPredictor, ops: Sequence[Collective]) -> list[Estim
         and op.bytes > 0
         and op.op in ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
     ]
+    out = _roofline_of_others(self, ops, known)
     if not known:
         return out
     custom = f"{self.framework}_custom_ar"

@@ -47,6 +47,11 @@ _COMPUTE_EFFICIENCY = 0.75
 _MEMORY_EFFICIENCY = 0.85
 _L2_GAIN = 2.2  # L2 bandwidth over HBM bandwidth
 _TILES = ((64, 64), (64, 128), (128, 128), (128, 256))
+_TILE_COLUMNS = (
+    np.array([t[0] for t in _TILES], float),
+    np.array([t[1] for t in _TILES], float),
+    np.array([min(1.0, 0.55 + 0.45 * t[0] * t[1] / (128 * 128)) for t in _TILES]),
+)
 _GRAPH_LAUNCH_US = 6.0
 _COPY_LATENCY_US = {"h2d": 1.8, "d2h": 1.8, "d2d": 1.5, "p2p": 4.0, "memset": 1.5, "h2h": 1.0}
 
@@ -68,21 +73,20 @@ def peak_flops(gpu: Gpu, dtype: str) -> float:
 
 def _bandwidth(gpu: Gpu, touched_bytes: Number) -> Number:
     """Bytes per second: data that fits into half of the L2 is read faster than HBM allows."""
-    resident = np.clip(1.5 - touched_bytes / (0.5 * gpu.l2_bytes), 0.0, 1.0)
+    resident = np.minimum(np.maximum(1.5 - touched_bytes / (0.5 * gpu.l2_bytes), 0.0), 1.0)
     return gpu.hbm_bytes_s * _MEMORY_EFFICIENCY * (1.0 + (_L2_GAIN - 1.0) * resident)
 
 
 def gemm_terms(gpu: Gpu, dtype: str, m: Number, n: Number, k: Number, batch: Number = 1) -> tuple[Number, Number]:
     """(compute_us in whole waves of the best tile, memory_us) of a matrix product."""
     peak = peak_flops(gpu, dtype) * _COMPUTE_EFFICIENCY / gpu.sms
-    best: Number = None
-    for tile_m, tile_n in _TILES:
-        tiles = np.ceil(m / tile_m) * np.ceil(n / tile_n) * batch
-        # Few tiles over a long k: kernels split k over idle SMs, with at least 512 of k each.
-        split = np.clip(np.floor(gpu.sms / tiles), 1.0, np.maximum(1.0, np.floor(k / 512)))
-        efficiency = min(1.0, 0.55 + 0.45 * tile_m * tile_n / (128 * 128))
-        us = np.ceil(tiles * split / gpu.sms) * (2e6 * tile_m * tile_n * k / split) / (peak * efficiency)
-        best = us if best is None else np.minimum(best, us)
+    shape = (len(_TILES),) + (1,) * max(np.ndim(m), np.ndim(n), np.ndim(k))
+    tile_m, tile_n, efficiency = (column.reshape(shape) for column in _TILE_COLUMNS)
+    tiles = np.ceil(m / tile_m) * np.ceil(n / tile_n) * batch
+    # Few tiles over a long k: kernels split k over idle SMs, with at least 512 of k each.
+    split = np.minimum(np.maximum(np.floor(gpu.sms / tiles), 1.0), np.maximum(1.0, np.floor(np.asarray(k) / 512)))
+    us = np.ceil(tiles * split / gpu.sms) * (2e6 * tile_m * tile_n * k / split) / (peak * efficiency)
+    best = us.min(axis=0)
     weight = DTYPE_BYTES[dtype]
     touched = batch * (weight * n * k + min(2.0, max(1.0, weight)) * m * k + 2.0 * m * n)
     return best, 1e6 * touched / _bandwidth(gpu, touched)
@@ -103,7 +107,7 @@ def attention_work(q: Number, kv: Number, window: Number) -> Number:
     span = np.where(np.asarray(window) > 0, window, kv)
     start = np.maximum(kv - q + 1.0, 1.0)  # keys that the first query sees
     # Queries whose history is longer than the window see `span` keys, the earlier ones a growing triangle.
-    grow = np.clip(span - start, 0.0, q)
+    grow = np.minimum(np.maximum(span - start, 0.0), q)
     limited = grow * start + 0.5 * grow * (grow - 1.0) + (q - grow) * span
     return np.where(span < kv, limited, full)
 

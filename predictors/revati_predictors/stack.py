@@ -213,13 +213,13 @@ def size_features(
     out: dict[str, Floats] = {"base": base}
     for a, (axis, x) in enumerate(zip(grid.axes, grid.x)):
         at = np.log2(coordinates[a] + 1.0)
-        exact = axis[np.clip(np.searchsorted(axis, coordinates[a]), 0, len(axis) - 1)] == coordinates[a]
+        own = np.searchsorted(axis, coordinates[a])
+        exact = axis[np.minimum(own, len(axis) - 1)] == coordinates[a]
         if skip_own is not None:
             exact = exact & ~skip_own[:, a]
-        own = np.searchsorted(axis, coordinates[a])
         step = 0 if skip_own is None else 1
-        low = x[np.clip(own - 1, 0, len(axis) - 1)]
-        high = x[np.clip(own + step, 0, len(axis) - 1)]
+        low = x[np.maximum(np.minimum(own - 1, len(axis) - 1), 0)]
+        high = x[np.minimum(own + step, len(axis) - 1)]
         out[f"gap_low_{a}"] = np.where(exact, 0.0, at - low)
         out[f"gap_high_{a}"] = np.where(exact, 0.0, high - at)
     out.update(family.physics(gpu, columns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from revati_predictors.boosting import Model, _Trees, compact_text
+from revati_predictors.boosting import Ensemble, Forest, Model, compact_text
 
 lightgbm = pytest.importorskip("lightgbm")
 
@@ -28,11 +28,17 @@ def test_compact_text_predicts_the_same(trained: tuple[object, np.ndarray]) -> N
     expected = booster.predict(x)  # type: ignore[attr-defined]
     model = Model(short)
     assert np.abs(model.predict(x) - expected).max() < 2e-3
-    single = np.array([model.predict(x[i : i + 1])[0] for i in range(50)])
-    assert np.array_equal(single, model.predict(x)[:50])
 
 
-def test_numpy_trees_agree_with_lightgbm(trained: tuple[object, np.ndarray]) -> None:
+def test_numpy_forest_is_bit_identical_to_lightgbm(trained: tuple[object, np.ndarray]) -> None:
+    """Whichever evaluates a row, durations come out the same to the nanosecond."""
     booster, x = trained
     short = compact_text(booster.model_to_string())  # type: ignore[attr-defined]
-    assert np.allclose(_Trees(short).predict(x), Model(short).predict(x), atol=1e-9)
+    few = compact_text(booster.model_to_string(num_iteration=7))  # type: ignore[attr-defined]
+    forest = Forest([short, few]).predict(x)
+    assert np.array_equal(forest[0], Model(short).predict(x))
+    assert np.array_equal(forest[1], Model(few).predict(x))
+    both = Ensemble([Model(short), Model(few)])
+    assert np.array_equal(both.predict(np.vstack([x] * 7))[:, : len(x)], forest)
+    assert np.array_equal(both.predict(x[:3]), forest[:, :3])
+    assert np.array_equal(Forest([short]).predict(np.nan_to_num(x)), [Model(short).predict(np.nan_to_num(x))])
