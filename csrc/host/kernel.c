@@ -183,7 +183,8 @@ static bool waiting_file(int pid, unsigned long fd) {
   ssize_t n = readlink(path, target, sizeof(target) - 1);
   if (n <= 0) return false;
   target[n] = 0;
-  return !strncmp(target, "pipe:", 5) || !strncmp(target, "socket:", 7) || !strncmp(target, "anon_inode:[event", 17);
+  return !strncmp(target, "pipe:", 5) || !strncmp(target, "socket:", 7) || !strncmp(target, "anon_inode:[event", 17) ||
+         !strncmp(target, "/dev/pts/", 9) || !strncmp(target, "/dev/tty", 8) || !strncmp(target, "/dev/console", 12);
 }
 
 /* A thread blocked where the library marked nothing. `again`: the second look, nothing may have run between. */
