@@ -58,7 +58,8 @@ setup(
     package_data={
         "revati": [
             "py.typed", "data/**/*", "frameworks/**/*.json", "frameworks/**/*.yaml", "calibration/measure/*.cu",
-            "calibration/measure/plugin/*.py",
+            "calibration/measure/plugin/*.py", "experiments/presets/*.yaml", "experiments/data/*.yaml",
+            "experiments/report/*.html", "experiments/report/*.css", "experiments/report/*.js",
         ],
         "revati_predictors": ["py.typed", "**/*"],
         "revati_coordinator": ["py.typed"],

@@ -6,6 +6,7 @@ whatever happens to a run leaves nothing behind in the experiment.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import sys
@@ -108,6 +109,7 @@ def _coordinate(plan: EmulatedPlan) -> int:
         snapshots.taken["end"] = snapshots.counters()
     statistics = {
         "end": {"reason": end.reason, "text": end.text},
+        "pack": _pack_name(plan, options),
         "snapshots": snapshots.taken,
         "timeline": snapshots.timeline,
     }
@@ -116,6 +118,21 @@ def _coordinate(plan: EmulatedPlan) -> int:
     if error is not None:
         raise error
     return int(end.exit_code)
+
+
+def _pack_name(plan: EmulatedPlan, options: Any) -> str:
+    """The predictor with a hash of everything that its packs say: equal names give equal durations."""
+    from revati_predictors import load_predictor
+
+    if options.predictor.kind == "constant":
+        return plan.predictor
+    entries = getattr(load_predictor(options.gpus.gpu.key, options.predictor.kind), "entries", None)
+    if entries is None:
+        return plan.predictor
+    text = " ".join(sorted(entry.sha256 for _, entry in entries()))
+    return (
+        f"{plan.predictor}:{hashlib.sha256(text.encode()).hexdigest()[:12]}" if text else f"{plan.predictor}:roofline"
+    )
 
 
 def _scale_durations(run: Any, scale: dict[str, float]) -> None:

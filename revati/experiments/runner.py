@@ -110,7 +110,7 @@ class EmulatedRunner:
         outcome = supervise(command, plan, work, limits, self.stop)
         if statistics.exists():
             raw = read_json(statistics, "statistics of a run")
-            outcome.statistics = load_statistics(raw, emulated.predictor)
+            outcome.statistics = load_statistics(raw)
         return outcome
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from revati_coordinator.use import FAMILIES
+from revati_predictors.results import coverage_warning, time_factors
+
 __all__ = ["load_statistics"]
 
 
-def load_statistics(raw: dict[str, Any], pack: str | None) -> dict[str, Any]:
+def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
     """Differences between the snapshots at the start and the end of the load; {} if there was no load."""
     snapshots = raw.get("snapshots", {})
     end = snapshots.get("load-end") or snapshots.get("end")
@@ -23,22 +26,21 @@ def load_statistics(raw: dict[str, Any], pack: str | None) -> dict[str, Any]:
             families[name] = {"time_ns": grown, "launches": launches}
     sources = {name: value - before["source_ns"].get(name, 0) for name, value in after["source_ns"].items()}
     total = sum(sources.values())
-    notes = []
-    uncovered = sum(sources.get(name, 0) for name in ("extrapolated", "fallback"))
-    if total and uncovered / total > 0.05:
-        notes.append(f"{uncovered / total:.0%} of the GPU time is predicted outside measured coverage")
+    coverage = {name: value / total for name, value in sources.items()} if total else {}
+    notes = [line.removeprefix("WARNING: ") for line in [coverage_warning(coverage)] if line is not None]
     unknown = after["unknown_reads"] - before["unknown_reads"]
     if unknown:
         notes.append(f"{unknown} reads of device memory that nothing had computed")
     if after["unsupported_calls"]:
         notes.append(f"{after['unsupported_calls']} calls that the virtual device lacks")
     return {
-        "pack": pack,
+        "pack": raw.get("pack"),
         "gpu_busy_ns": [gpu["busy_ns"] - old["busy_ns"] for gpu, old in zip(after["gpus"], before["gpus"])],
         "gpu_peak_bytes": [gpu["peak_bytes"] for gpu in after["gpus"]],
         "gpu_total_bytes": [gpu["total_bytes"] for gpu in after["gpus"]],
         "families": families,
-        "coverage": {name: value / total for name, value in sources.items()} if total else {},
+        "coverage": coverage,
+        "interval": _interval(families, end.get("predictor", {})),
         "virtual_ns": end["virtual_ns"] - start["virtual_ns"],
         "real_ns": end["real_ns"] - start["real_ns"],
         "jumps": end["jumps"] - start["jumps"],
@@ -58,3 +60,12 @@ def _timeline(raw: dict[str, Any], start_ns: int, end_ns: int) -> list[dict[str,
         for row in raw.get("timeline", [])
         if start_ns <= row["virtual_ns"] <= end_ns
     ]
+
+
+def _interval(families: dict[str, Any], predictor: dict[str, Any]) -> list[float]:
+    """(low, high) factors of the load's GPU time from the predictor's own 80 % intervals; [] without any."""
+    widths = {name: (row["low"], row["high"]) for name, row in predictor.get("by_family", {}).items()}
+    if not widths:
+        return []
+    times = [[families.get(name, {}).get("time_ns", 0), 0, 0, 0] for name in FAMILIES]
+    return list(time_factors(times, widths))

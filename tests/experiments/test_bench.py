@@ -182,7 +182,7 @@ def test_a_torn_last_line_is_left_out_and_damage_is_not(tmp_path: Path, fake_cas
     path.write_bytes(path.read_bytes()[:-20])
     assert len(list(read_records(path))) == 2
     path.write_text("nonsense\n")
-    with pytest.raises(RevatiError, match="requests.jsonl:1: not a request record"):
+    with pytest.raises(RevatiError, match=r"requests\.jsonl:1: not a request record"):
         list(read_records(path))
 
 

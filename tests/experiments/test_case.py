@@ -143,3 +143,10 @@ def test_the_documented_table_is_the_format(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "case-format.md").read_text(encoding="utf-8")
     missing = [row for row in markdown(CASE_FORM) if row not in page]
     assert not missing, "docs/case-format.md is out of date: python -m revati.experiments.case_docs"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_examples_are_valid(path: Path) -> None:
+    assert load_case(path).workload["classes"]

@@ -6,6 +6,7 @@ trace_processor_shell, which the package downloads, or which REVATI_TRACE_PROCES
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from revati.experiments.bench import run_case
 from revati.experiments.case import Case
 from revati.experiments.perfetto import trace_events
@@ -36,7 +38,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     found = []
     for index, step in enumerate((4, 6)):
         out = tmp_path_factory.mktemp(f"run{index}")
-        data = fake_data({"server": {"args": ["--step-ms", step]}, "workload": {"scrape_s": 0.1, "classes": {"batch": slow}}})
+        data = fake_data(
+            {"server": {"args": ["--step-ms", step]}, "workload": {"scrape_s": 0.1, "classes": {"batch": slow}}}
+        )
         result = run_case(case_from_data(data, out), out, NativeRunner())
         families = {"gemm": {"time_ns": 5e8, "launches": 9}, "attention": {"time_ns": 2e8 + index * 1e8, "launches": 3}}
         looks = [
@@ -54,7 +58,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
-def test_the_report_draws_in_a_browser_without_errors_or_requests(results: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_report_draws_in_a_browser_without_errors_or_requests(
+    results: list[dict[str, Any]], tmp_path: Path
+) -> None:
     page, log = tmp_path / "report.html", tmp_path / "net.json"
     page.write_text(render(results, ["old", "new"]), encoding="utf-8")
     command = [
@@ -130,7 +136,9 @@ def test_a_trace_is_well_formed_and_nested(results: list[dict[str, Any]]) -> Non
     assert len(requests) == len(results[0]["requests"])
     for lane in {event["tid"] for event in requests}:
         spans = sorted((event["ts"], event["ts"] + event["dur"]) for event in requests if event["tid"] == lane)
-        assert all(before[1] <= after[0] + 1e-6 for before, after in zip(spans, spans[1:])), "requests of a lane overlap"
+        assert all(before[1] <= after[0] + 1e-6 for before, after in itertools.pairwise(spans)), (
+            "requests of a lane overlap"
+        )
     counters = {event["name"] for event in trace["traceEvents"] if event["ph"] == "C"}
     assert {"running", "waiting", "kv_usage", "use by operator"} <= counters
 

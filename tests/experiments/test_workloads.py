@@ -158,7 +158,8 @@ def test_azure_burstgpt_agentic_and_vidur_rows(fake_case: Maker, tmp_path: Path)
     assert [session.at_ns for session in found] == [0, 4_314_579_000]
     burst = tmp_path / "burst.csv"
     burst.write_text(
-        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,ChatGPT,472,18,490,c\n6.5,GPT-4,10,0,10,c\n9,x,9,3,12,c\n"
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+        "5,ChatGPT,472,18,490,c\n6.5,GPT-4,10,0,10,c\n9,x,9,3,12,c\n"
     )
     found = sessions(trace_case(fake_case, burst, "burstgpt"))
     assert [(session.at_ns, session.calls[0].new_tokens) for session in found] == [(0, 472), (4_000_000_000, 9)]
@@ -223,8 +224,8 @@ import resource
 from pathlib import Path
 from revati.experiments.case import case_from_data
 from revati.experiments.workloads import Workload
-case = case_from_data({{"revati_case": 1, "name": "big", "framework": {{"name": "command"}}, "server": {{"command": ["x"]}},
-    "workload": {{"classes": {{"a": {{"trace": {{"file": "{path}", "format": "csv"}}}}}}}}}}, Path("."))
+case = case_from_data({{"revati_case": 1, "name": "big", "framework": {{"name": "command"}},
+    "server": {{"command": ["x"]}}, "workload": {{"classes": {{"a": {{"trace": {{"file": "{path}", "format": "csv"}}}}}}}}}}, Path("."))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(sum(1 for _ in Workload(case).open_sessions()))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
