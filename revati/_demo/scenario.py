@@ -41,6 +41,7 @@ class Scenario:
     work: Path
     server_arguments: Sequence[str] = ()
     client_arguments: Sequence[str] = ()
+    output_tokens: int | None = None
     samples: list[tuple[int, int]] = field(default_factory=list)  # (virtual MONOTONIC ns, real ns)
 
 
@@ -50,11 +51,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _write_trace(path: Path, requests: int) -> None:
+def _write_trace(path: Path, requests: int, output_tokens: int | None) -> None:
     """The first `requests` requests of the ShareGPT trace, in the form that vllm bench calls timed_trace."""
     packed = resources.files("revati") / "data" / "traces" / "sharegpt.jsonl.gz"
-    lines = gzip.decompress(packed.read_bytes()).decode().splitlines(keepends=True)
-    path.write_text("".join(lines[:requests]), encoding="utf-8")
+    lines = gzip.decompress(packed.read_bytes()).decode().splitlines()
+    entries = [json.loads(line) for line in lines[:requests]]
+    if output_tokens is not None:
+        entries = [{**entry, "output_length": output_tokens} for entry in entries]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
 
 def play(scenario: Scenario, view: View) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def play(scenario: Scenario, view: View) -> dict[str, Any]:
     model = work / scenario.model
     write_model(scenario.model, model)
     trace, result_file = work / "trace.jsonl", work / "bench.json"
-    _write_trace(trace, scenario.requests)
+    _write_trace(trace, scenario.requests, scenario.output_tokens)
     result_file.unlink(missing_ok=True)
     port = _free_port()
     vllm = find_program("vllm", os.environ)
@@ -115,7 +119,7 @@ class _Play:
         result = build_result(request_records(bench), bench["duration"], virtual_s, wall_s, share)
         return {
             **result,
-            "startup_s": {"ready": round(ready_s, 3), **{k: round(v, 3) for k, v in self._view.phase_s.items()}},
+            "startup_s": {"until_ready": round(ready_s, 3), **{k: round(v, 3) for k, v in self._view.phase_s.items()}},
             "kv_cache": self._progress.kv_cache,
             "gpu_time_source": {
                 name: ns - before.source_ns[name] for name, ns in after.source_ns.items() if ns - before.source_ns[name]

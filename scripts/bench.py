@@ -1,0 +1,139 @@
+"""The measurements behind scripts/bench: costs of calls and jumps, speed of emulated vLLM at three loads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from revati._hostcheck import preload_library
+from revati._table import table
+
+ROOT = Path(__file__).resolve().parent.parent
+THREADS = (20, 100, 300)
+# Label, requests per second of a Poisson process ("inf": all at once), requests.
+LOADS = (("idle-ish, 1 request/s", "1", 12), ("10 requests/s", "10", 60), ("saturated", "inf", 64))
+REPEATS = 3
+
+
+def revati(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "revati", *arguments], capture_output=True, text=True, check=True, timeout=3600
+    )
+
+
+def compile_c(source: Path, folder: Path, *flags: str) -> Path:
+    target = folder / source.stem
+    command = ["cc", "-O2", "-std=gnu11", f"-I{source.parent}", str(source), "-o", str(target), "-lpthread", "-lm", *flags]
+    subprocess.run(command, check=True)
+    return target
+
+
+def calls(folder: Path) -> dict[str, float]:
+    """ns per interposed call, the least of a few runs."""
+    program = compile_c(ROOT / "csrc" / "tests" / "bench" / "calls.c", folder, str(preload_library()))
+    runs = [json.loads(revati("run", "--quiet", "--", str(program)).stdout) for _ in range(REPEATS)]
+    return {name: min(run[name] for run in runs) for name in runs[0]}
+
+
+def jumps(folder: Path) -> dict[int, float]:
+    """us of wall time per jump by number of threads, from PHOLD: median of a few runs."""
+    program = compile_c(ROOT / "csrc" / "tests" / "stress" / "phold.c", folder)
+    result = {}
+    for threads in THREADS:
+        times = []
+        for _ in range(REPEATS):
+            report = folder / "report.json"
+            processes = "4" if threads < 300 else "8"
+            arguments = ["--threads", str(threads), "--processes", processes, "--holds", "4000"]
+            revati("run", "--quiet", "--report", str(report), "--", str(program), *arguments)
+            clock = json.loads(report.read_text())["clock"]
+            times.append(clock["real_ns"] / clock["jumps"] / 1000)
+        result[threads] = statistics.median(times)
+    return result
+
+
+def vllm_loads(folder: Path) -> list[dict[str, Any]]:
+    """Virtual seconds per wall second of served vLLM (eager off), one server start per load."""
+    rows = []
+    for label, rate, requests in LOADS:
+        work = folder / label.split()[0].strip(",")
+        target = folder / "result.json"
+        command = [
+            sys.executable, "-m", "revati._demo", "--work", str(work), "--json", str(target), "--requests", str(requests),
+            "--rate", rate, "--output-tokens", "128",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, timeout=3600, stdout=subprocess.DEVNULL)
+        result = json.loads(target.read_text())
+        rows.append(
+            {
+                "load": label,
+                **{name: result[name] for name in ("virtual_s", "wall_s", "speedup", "startup_s")},
+                "tpot_ms": result["metrics"]["tpot_ms"]["p50"],
+            }
+        )
+    return rows
+
+
+def machine() -> str:
+    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    name = re.sub(r"\s+", " ", model.group(1)) if model else platform.machine()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    kernel = re.match(r"\d+\.\d+", platform.release())
+    load = os.getloadavg()[0]
+    return (
+        f"{name}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux {kernel.group(0) if kernel else '?'}, "
+        f"Python {platform.python_version()}; load average {load:.1f} before the measurement"
+    )
+
+
+def text(result: dict[str, Any]) -> str:
+    blocks = [f"Measured on {result['date']}: {result['machine']}.", "", "## Cost per interposed call"]
+    blocks += ["", "```", table(["call", "ns"], [[n, f"{v:.1f}"] for n, v in result["calls_ns"].items()], right=(1,)), "```"]
+    blocks += ["", "## Wall time per jump of the clock (PHOLD: every hold is one jump)", "", "```"]
+    blocks += [table(["threads", "us"], [[str(n), f"{v:.1f}"] for n, v in result["jump_us"].items()], right=(0, 1)), "```"]
+    if result["vllm"]:
+        rows = [
+            [r["load"], f"{r['virtual_s']:.2f}", f"{r['wall_s']:.2f}", f"{r['speedup']:.2f}", f"{r['tpot_ms']:.2f}"]
+            for r in result["vllm"]
+        ]
+        blocks += ["", "## Served vLLM, Llama-3.1-8B on one H100 SXM, default mode, 128 output tokens", "", "```"]
+        blocks += [table(["load", "virtual s", "wall s", "speed", "TPOT ms"], rows, right=(1, 2, 3, 4)), "```"]
+        start = result["vllm"][-1]["startup_s"]
+        blocks += ["", "## Start-up, wall seconds by phase (warm caches)", "", "```"]
+        blocks += [table(["phase", "s"], [[n, f"{v:.1f}"] for n, v in start.items()], right=(1,)), "```"]
+    return "\n".join(blocks)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--no-vllm", action="store_true", help="only calls and jumps")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="revati-bench-") as name:
+        folder = Path(name)
+        result: dict[str, Any] = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine()}
+        result["calls_ns"] = calls(folder)
+        result["jump_us"] = jumps(folder)
+        result["vllm"] = [] if arguments.no_vllm else vllm_loads(folder)
+    print(text(result))
+    if arguments.write:
+        title = "# Benchmarks\n\nWritten by `scripts/bench --write`; budgets are in the tests' comments and docs/internals.md.\n\n"
+        (ROOT / "docs" / "benchmarks.md").write_text(title + text(result) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
