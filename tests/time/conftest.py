@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc" / "tests"))
 
-from build import Built  # noqa: E402
+from clock_programs import Built
 
 
 @pytest.fixture(scope="session")

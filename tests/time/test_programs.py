@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from build import HERE, Built
+from clock_programs import HERE, Built
 
 C_PROGRAMS = sorted(path.stem for path in (HERE / "time").glob("*.c") if path.stem != "deadlock")
 PYTHON_FOLDER = Path(__file__).parent / "programs"

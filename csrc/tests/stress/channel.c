@@ -53,37 +53,37 @@ void channel_open(struct channel *channel, enum kind kind, int process) {
   int ends[2];
   int between = kind_within_process(kind) ? PTHREAD_PROCESS_PRIVATE : PTHREAD_PROCESS_SHARED;
   switch (kind) {
-    case KIND_PIPE:
-      if (pipe(ends)) die("pipe");
-      channel->fd_in = ends[0];
-      channel->fd_out = ends[1];
-      break;
-    case KIND_UNIX:
-      if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) die("socketpair");
-      channel->fd_in = ends[0];
-      channel->fd_out = ends[1];
-      break;
-    case KIND_TCP: open_tcp(channel); break;
-    case KIND_UDP: open_udp(channel); break;
-    case KIND_EVENTFD:
-      channel->fd_in = channel->fd_out = eventfd(0, 0);
-      if (channel->fd_in < 0) die("eventfd");
-      break;
-    case KIND_SEM:
-    case KIND_PSEM: sem_init(&channel->sem, kind == KIND_PSEM, 0); break;
-    case KIND_COND:
-    case KIND_PCOND: {
-      pthread_mutexattr_t mutex;
-      pthread_condattr_t cond;
-      pthread_mutexattr_init(&mutex);
-      pthread_mutexattr_setpshared(&mutex, between);
-      pthread_mutex_init(&channel->mutex, &mutex);
-      pthread_condattr_init(&cond);
-      pthread_condattr_setpshared(&cond, between);
-      pthread_cond_init(&channel->cond, &cond);
-      break;
-    }
-    default: break;
+  case KIND_PIPE:
+    if (pipe(ends)) die("pipe");
+    channel->fd_in = ends[0];
+    channel->fd_out = ends[1];
+    break;
+  case KIND_UNIX:
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) die("socketpair");
+    channel->fd_in = ends[0];
+    channel->fd_out = ends[1];
+    break;
+  case KIND_TCP: open_tcp(channel); break;
+  case KIND_UDP: open_udp(channel); break;
+  case KIND_EVENTFD:
+    channel->fd_in = channel->fd_out = eventfd(0, 0);
+    if (channel->fd_in < 0) die("eventfd");
+    break;
+  case KIND_SEM:
+  case KIND_PSEM: sem_init(&channel->sem, kind == KIND_PSEM, 0); break;
+  case KIND_COND:
+  case KIND_PCOND: {
+    pthread_mutexattr_t mutex;
+    pthread_condattr_t cond;
+    pthread_mutexattr_init(&mutex);
+    pthread_mutexattr_setpshared(&mutex, between);
+    pthread_mutex_init(&channel->mutex, &mutex);
+    pthread_condattr_init(&cond);
+    pthread_condattr_setpshared(&cond, between);
+    pthread_cond_init(&channel->cond, &cond);
+    break;
+  }
+  default: break;
   }
   for (uint32_t i = 0; i < RING; i++) channel->ring[i].turn = i;
 }
@@ -116,41 +116,39 @@ void channel_send(struct channel *channel, struct message message) {
   __atomic_fetch_add(&channel->sent, 1, __ATOMIC_RELAXED);
   uint64_t one = 1;
   switch (channel->kind) {
-    case KIND_PIPE:
-      if (write(channel->fd_out, &message, sizeof(message)) != sizeof(message)) die("write to a pipe");
-      break;
-    case KIND_UNIX:
-    case KIND_TCP:
-    case KIND_UDP:
-      if (send(channel->fd_out, &message, sizeof(message), MSG_NOSIGNAL) != sizeof(message)) die("send");
-      break;
-    case KIND_EVENTFD:
-      ring_put(channel, &message);
-      if (write(channel->fd_out, &one, sizeof(one)) != sizeof(one)) die("write to an eventfd");
-      break;
-    case KIND_SHM: ring_put(channel, &message); break;
-    case KIND_SEM:
-    case KIND_PSEM:
-      ring_put(channel, &message);
-      sem_post(&channel->sem);
-      break;
-    case KIND_COND:
-    case KIND_PCOND:
-      pthread_mutex_lock(&channel->mutex);
-      ring_put(channel, &message);
-      if (message.id % 2)
-        pthread_cond_signal(&channel->cond);
-      else
-        pthread_cond_broadcast(&channel->cond);
-      pthread_mutex_unlock(&channel->mutex);
-      break;
-    case KIND_FUTEX:
-    case KIND_PFUTEX:
-      ring_put(channel, &message);
-      __atomic_fetch_add(&channel->word, 1, __ATOMIC_SEQ_CST);
-      syscall(SYS_futex, &channel->word, channel->kind == KIND_FUTEX ? FUTEX_WAKE_PRIVATE : FUTEX_WAKE, 1, NULL, NULL, 0);
-      break;
-    case KIND_COUNT: break;
+  case KIND_PIPE:
+    if (write(channel->fd_out, &message, sizeof(message)) != sizeof(message)) die("write to a pipe");
+    break;
+  case KIND_UNIX:
+  case KIND_TCP:
+  case KIND_UDP:
+    if (send(channel->fd_out, &message, sizeof(message), MSG_NOSIGNAL) != sizeof(message)) die("send");
+    break;
+  case KIND_EVENTFD:
+    ring_put(channel, &message);
+    if (write(channel->fd_out, &one, sizeof(one)) != sizeof(one)) die("write to an eventfd");
+    break;
+  case KIND_SHM: ring_put(channel, &message); break;
+  case KIND_SEM:
+  case KIND_PSEM:
+    ring_put(channel, &message);
+    sem_post(&channel->sem);
+    break;
+  case KIND_COND:
+  case KIND_PCOND:
+    pthread_mutex_lock(&channel->mutex);
+    ring_put(channel, &message);
+    if (message.id % 2) pthread_cond_signal(&channel->cond);
+    else pthread_cond_broadcast(&channel->cond);
+    pthread_mutex_unlock(&channel->mutex);
+    break;
+  case KIND_FUTEX:
+  case KIND_PFUTEX:
+    ring_put(channel, &message);
+    __atomic_fetch_add(&channel->word, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, &channel->word, channel->kind == KIND_FUTEX ? FUTEX_WAKE_PRIVATE : FUTEX_WAKE, 1, NULL, NULL, 0);
+    break;
+  case KIND_COUNT: break;
   }
 }
 
@@ -204,12 +202,9 @@ static bool cond_await(struct actor *actor, struct channel *channel, int64_t dea
   pthread_mutex_lock(&channel->mutex);
   int error = 0;
   while (!ring_has(channel) && error != ETIMEDOUT) {
-    if (deadline_ns == FOREVER_NS)
-      error = pthread_cond_wait(&channel->cond, &channel->mutex);
-    else if (pick(actor, 2))
-      error = pthread_cond_timedwait(&channel->cond, &channel->mutex, at_realtime);
-    else
-      error = pthread_cond_clockwait(&channel->cond, &channel->mutex, CLOCK_MONOTONIC, at);
+    if (deadline_ns == FOREVER_NS) error = pthread_cond_wait(&channel->cond, &channel->mutex);
+    else if (pick(actor, 2)) error = pthread_cond_timedwait(&channel->cond, &channel->mutex, at_realtime);
+    else error = pthread_cond_clockwait(&channel->cond, &channel->mutex, CLOCK_MONOTONIC, at);
   }
   pthread_mutex_unlock(&channel->mutex);
   return error != ETIMEDOUT;
@@ -222,32 +217,32 @@ static bool await(struct actor *actor, struct channel *channel, int64_t deadline
   struct timespec at_realtime = timespec_of(timed ? deadline_ns + realtime_offset_ns() : 0);
   uint64_t sum;
   switch (channel->kind) {
-    case KIND_EVENTFD:
-      if ((timed || pick(actor, 2)) && !fd_ready(actor, channel->fd_in, deadline_ns)) return false;
-      if (read(channel->fd_in, &sum, sizeof(sum)) != sizeof(sum)) die("read of an eventfd");
-      return true;
-    case KIND_SHM:
-      while (!ring_has(channel)) {
-        if (timed && now_checked(actor) >= deadline_ns) return false;
-        sched_yield();
-      }
-      return true;
-    case KIND_SEM:
-    case KIND_PSEM:
-      if (!timed) return sem_wait(&channel->sem) == 0;
-      return (pick(actor, 2) ? sem_timedwait(&channel->sem, &at_realtime)
-                             : sem_clockwait(&channel->sem, CLOCK_MONOTONIC, &at)) == 0;
-    case KIND_COND:
-    case KIND_PCOND: return cond_await(actor, channel, deadline_ns, &at, &at_realtime);
-    case KIND_FUTEX:
-    case KIND_PFUTEX: {
-      uint32_t seen = __atomic_load_n(&channel->word, __ATOMIC_SEQ_CST);
-      if (ring_has(channel)) return true;
-      int operation = channel->kind == KIND_FUTEX ? FUTEX_WAIT_BITSET_PRIVATE : FUTEX_WAIT_BITSET;
-      long result = syscall(SYS_futex, &channel->word, operation, seen, timed ? &at : NULL, NULL, FUTEX_BITSET_MATCH_ANY);
-      return result == 0 || errno != ETIMEDOUT;
+  case KIND_EVENTFD:
+    if ((timed || pick(actor, 2)) && !fd_ready(actor, channel->fd_in, deadline_ns)) return false;
+    if (read(channel->fd_in, &sum, sizeof(sum)) != sizeof(sum)) die("read of an eventfd");
+    return true;
+  case KIND_SHM:
+    while (!ring_has(channel)) {
+      if (timed && now_checked(actor) >= deadline_ns) return false;
+      sched_yield();
     }
-    default: return fd_ready(actor, channel->fd_in, deadline_ns);
+    return true;
+  case KIND_SEM:
+  case KIND_PSEM:
+    if (!timed) return sem_wait(&channel->sem) == 0;
+    return (pick(actor, 2) ? sem_timedwait(&channel->sem, &at_realtime)
+                           : sem_clockwait(&channel->sem, CLOCK_MONOTONIC, &at)) == 0;
+  case KIND_COND:
+  case KIND_PCOND: return cond_await(actor, channel, deadline_ns, &at, &at_realtime);
+  case KIND_FUTEX:
+  case KIND_PFUTEX: {
+    uint32_t seen = __atomic_load_n(&channel->word, __ATOMIC_SEQ_CST);
+    if (ring_has(channel)) return true;
+    int operation = channel->kind == KIND_FUTEX ? FUTEX_WAIT_BITSET_PRIVATE : FUTEX_WAIT_BITSET;
+    long result = syscall(SYS_futex, &channel->word, operation, seen, timed ? &at : NULL, NULL, FUTEX_BITSET_MATCH_ANY);
+    return result == 0 || errno != ETIMEDOUT;
+  }
+  default: return fd_ready(actor, channel->fd_in, deadline_ns);
   }
 }
 

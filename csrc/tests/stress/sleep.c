@@ -33,9 +33,9 @@ enum way {
   WAY_COUNT
 };
 static const char *const way_names[WAY_COUNT] = {
-    "nanosleep", "clock_nanosleep abs", "clock_nanosleep rt", "usleep",        "poll",    "ppoll",
-    "select",    "pselect",             "epoll_wait",         "sem_timedwait", "sem_clockwait",
-    "cond",      "futex",               "timerfd",            "SO_RCVTIMEO",   "sigtimedwait", "mutex_clocklock"};
+    "nanosleep",   "clock_nanosleep abs", "clock_nanosleep rt", "usleep",        "poll", "ppoll", "select",
+    "pselect",     "epoll_wait",          "sem_timedwait",      "sem_clockwait", "cond", "futex", "timerfd",
+    "SO_RCVTIMEO", "sigtimedwait",        "mutex_clocklock"};
 
 /* Locked for ever by the main thread of each process before its threads start. */
 pthread_mutex_t never_free = PTHREAD_MUTEX_INITIALIZER;
@@ -49,51 +49,51 @@ static void sleep_one_way(struct actor *actor, enum way way, int64_t start_ns, i
   struct timeval us = {delay.tv_sec, delay.tv_nsec / 1000};
   char byte;
   switch (way) {
-    case WAY_NANOSLEEP: nanosleep(&delay, NULL); break;
-    case WAY_CLOCK_ABSOLUTE: clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL); break;
-    case WAY_CLOCK_REALTIME: clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &at_realtime, NULL); break;
-    case WAY_USLEEP: usleep((useconds_t)(delay_ns / 1000)); break;
-    case WAY_POLL: poll(NULL, 0, (int)(delay_ns / 1000000)); break;
-    case WAY_PPOLL: ppoll(NULL, 0, &delay, NULL); break;
-    case WAY_SELECT: select(0, NULL, NULL, NULL, &us); break;
-    case WAY_PSELECT: pselect(0, NULL, NULL, NULL, &delay, NULL); break;
-    case WAY_EPOLL: {
-      struct epoll_event event;
-      epoll_wait(actor->epoll_fd, &event, 1, (int)(delay_ns / 1000000));
-      break;
-    }
-    case WAY_SEM_TIMED: sem_timedwait(&actor->silent_sem, &at_realtime); break;
-    case WAY_SEM_CLOCK: sem_clockwait(&actor->silent_sem, CLOCK_MONOTONIC, &at); break;
-    case WAY_COND:
-      pthread_mutex_lock(&actor->silent_mutex);
-      while (pthread_cond_timedwait(&actor->silent_cond, &actor->silent_mutex, &at) == 0) continue;
-      pthread_mutex_unlock(&actor->silent_mutex);
-      break;
-    case WAY_FUTEX: {
-      uint32_t word = 0;
-      syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &delay, NULL, 0);
-      break;
-    }
-    case WAY_TIMERFD: {
-      uint64_t expirations;
-      struct itimerspec once = {.it_value = delay};
-      if (timerfd_settime(actor->timer_fd, 0, &once, NULL)) die("timerfd_settime");
-      if (read(actor->timer_fd, &expirations, sizeof(expirations)) != sizeof(expirations)) die("read of timerfd");
-      break;
-    }
-    case WAY_RCVTIMEO:
-      if (setsockopt(actor->silent_fd, SOL_SOCKET, SO_RCVTIMEO, &us, sizeof(us))) die("SO_RCVTIMEO");
-      if (recv(actor->silent_fd, &byte, 1, 0) >= 0) die("recv returned data that nobody sent");
-      break;
-    case WAY_SIGTIMEDWAIT: {
-      sigset_t set;
-      sigemptyset(&set);
-      sigaddset(&set, SIGUSR2);
-      sigtimedwait(&set, NULL, &delay);
-      break;
-    }
-    case WAY_MUTEX: pthread_mutex_clocklock(&never_free, CLOCK_MONOTONIC, &at); break;
-    case WAY_COUNT: break;
+  case WAY_NANOSLEEP: nanosleep(&delay, NULL); break;
+  case WAY_CLOCK_ABSOLUTE: clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL); break;
+  case WAY_CLOCK_REALTIME: clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &at_realtime, NULL); break;
+  case WAY_USLEEP: usleep((useconds_t)(delay_ns / 1000)); break;
+  case WAY_POLL: poll(NULL, 0, (int)(delay_ns / 1000000)); break;
+  case WAY_PPOLL: ppoll(NULL, 0, &delay, NULL); break;
+  case WAY_SELECT: select(0, NULL, NULL, NULL, &us); break;
+  case WAY_PSELECT: pselect(0, NULL, NULL, NULL, &delay, NULL); break;
+  case WAY_EPOLL: {
+    struct epoll_event event;
+    epoll_wait(actor->epoll_fd, &event, 1, (int)(delay_ns / 1000000));
+    break;
+  }
+  case WAY_SEM_TIMED: sem_timedwait(&actor->silent_sem, &at_realtime); break;
+  case WAY_SEM_CLOCK: sem_clockwait(&actor->silent_sem, CLOCK_MONOTONIC, &at); break;
+  case WAY_COND:
+    pthread_mutex_lock(&actor->silent_mutex);
+    while (pthread_cond_timedwait(&actor->silent_cond, &actor->silent_mutex, &at) == 0) continue;
+    pthread_mutex_unlock(&actor->silent_mutex);
+    break;
+  case WAY_FUTEX: {
+    uint32_t word = 0;
+    syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &delay, NULL, 0);
+    break;
+  }
+  case WAY_TIMERFD: {
+    uint64_t expirations;
+    struct itimerspec once = {.it_value = delay};
+    if (timerfd_settime(actor->timer_fd, 0, &once, NULL)) die("timerfd_settime");
+    if (read(actor->timer_fd, &expirations, sizeof(expirations)) != sizeof(expirations)) die("read of timerfd");
+    break;
+  }
+  case WAY_RCVTIMEO:
+    if (setsockopt(actor->silent_fd, SOL_SOCKET, SO_RCVTIMEO, &us, sizeof(us))) die("SO_RCVTIMEO");
+    if (recv(actor->silent_fd, &byte, 1, 0) >= 0) die("recv returned data that nobody sent");
+    break;
+  case WAY_SIGTIMEDWAIT: {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    sigtimedwait(&set, NULL, &delay);
+    break;
+  }
+  case WAY_MUTEX: pthread_mutex_clocklock(&never_free, CLOCK_MONOTONIC, &at); break;
+  case WAY_COUNT: break;
   }
 }
 

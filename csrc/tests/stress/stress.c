@@ -258,8 +258,9 @@ static void process_main(int process, int receivers) {
 }
 
 static void usage(void) {
-  fprintf(stderr, "usage: stress [--events N] [--processes N] [--threads N] [--mix all|kind,kind] [--seed N]\n"
-                  "              [--churn PERMILLE] [--spin-chain] [--at-least EARLY_US]\n       stress --hog SECONDS\nkinds:");
+  fprintf(stderr,
+          "usage: stress [--events N] [--processes N] [--threads N] [--mix all|kind,kind] [--seed N]\n"
+          "              [--churn PERMILLE] [--spin-chain] [--at-least EARLY_US]\n       stress --hog SECONDS\nkinds:");
   for (int i = 0; i < KIND_COUNT; i++) fprintf(stderr, " %s", kind_names[i]);
   fprintf(stderr, "\n");
   exit(2);
@@ -288,10 +289,9 @@ static void hog(int seconds) {
 
 static void parse(int argc, char **argv) {
   static const struct option names[] = {
-      {"events", 1, NULL, 'e'},    {"processes", 1, NULL, 'p'}, {"threads", 1, NULL, 't'}, {"mix", 1, NULL, 'm'},
-      {"seed", 1, NULL, 's'},      {"churn", 1, NULL, 'c'},     {"hog", 1, NULL, 'h'},     {"spin-chain", 0, NULL, 'x'},
-      {"at-least", 1, NULL, 'l'},
-      {NULL, 0, NULL, 0}};
+      {"events", 1, NULL, 'e'},   {"processes", 1, NULL, 'p'}, {"threads", 1, NULL, 't'}, {"mix", 1, NULL, 'm'},
+      {"seed", 1, NULL, 's'},     {"churn", 1, NULL, 'c'},     {"hog", 1, NULL, 'h'},     {"spin-chain", 0, NULL, 'x'},
+      {"at-least", 1, NULL, 'l'}, {NULL, 0, NULL, 0}};
   options.mix = (1u << KIND_COUNT) - 1;
   for (int letter; (letter = getopt_long(argc, argv, "", names, NULL)) != -1;) {
     if (letter == 'e') options.events = strtoull(optarg, NULL, 10);
@@ -304,8 +304,7 @@ static void parse(int argc, char **argv) {
     else if (letter == 'l') {
       options.at_least = true;
       options.early_ns = atoll(optarg) * 1000;
-    }
-    else if (letter == 'h') hog(atoi(optarg));
+    } else if (letter == 'h') hog(atoi(optarg));
     else usage();
   }
   if (optind != argc || options.processes < 1 || options.processes > 128 || options.threads < 2 ||

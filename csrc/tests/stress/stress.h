@@ -39,9 +39,9 @@ extern const char *const kind_names[KIND_COUNT];
 
 struct message {
   int64_t sent_ns;
-  uint32_t id;    /* drives what the receiver does with it, so that a seed fixes the schedule */
-  uint16_t hops;  /* relays still allowed */
-  uint16_t stop;  /* 1 = the receiver ends */
+  uint32_t id;   /* drives what the receiver does with it, so that a seed fixes the schedule */
+  uint16_t hops; /* relays still allowed */
+  uint16_t stop; /* 1 = the receiver ends */
 };
 
 struct ring_entry {
@@ -85,7 +85,7 @@ extern struct shared *shared;
 struct options {
   uint64_t events;
   int processes, threads, churn_permille, spin_chain;
-  bool at_least; /* times may be later than expected, never earlier: policies that charge host time */
+  bool at_least;    /* times may be later than expected, never earlier: policies that charge host time */
   int64_t early_ns; /* but for so much, which those policies do not settle */
   uint64_t seed;
   uint32_t mix; /* bit per kind */

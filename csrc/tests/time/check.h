@@ -37,7 +37,9 @@ static inline int64_t clock_ns(clockid_t clock) {
 }
 static inline int64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 static inline int64_t real_ns(void) { return clock_ns(CLOCK_REALTIME); }
-static inline struct timespec ts(int64_t ns) { return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S}; }
+static inline struct timespec ts(int64_t ns) {
+  return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
+}
 static inline struct timeval tv(int64_t ns) {
   return (struct timeval){.tv_sec = ns / NS_PER_S, .tv_usec = ns % NS_PER_S / 1000};
 }
@@ -128,10 +130,10 @@ static inline int run_cases(const struct test_case *cases, int count, int argc, 
   if (!ran) printf("FAIL: no such case\n");
   return failures || !ran ? 1 : 0;
 }
-#define CASES(...)                                                                                  \
-  int main(int argc, char **argv) {                                                                 \
-    static const struct test_case cases[] = {__VA_ARGS__};                                          \
-    return run_cases(cases, (int)(sizeof(cases) / sizeof(cases[0])), argc, argv);                   \
+#define CASES(...)                                                                \
+  int main(int argc, char **argv) {                                               \
+    static const struct test_case cases[] = {__VA_ARGS__};                        \
+    return run_cases(cases, (int)(sizeof(cases) / sizeof(cases[0])), argc, argv); \
   }
 
 #endif

@@ -109,7 +109,8 @@ static void *crowd_main(void *argument) {
   pthread_mutex_lock(&crowd.mutex);
   int error = 0;
   while (!crowd.full && !error)
-    error = argument ? pthread_cond_timedwait(&crowd.cond, &crowd.mutex, &t) : pthread_cond_wait(&crowd.cond, &crowd.mutex);
+    error =
+        argument ? pthread_cond_timedwait(&crowd.cond, &crowd.mutex, &t) : pthread_cond_wait(&crowd.cond, &crowd.mutex);
   if (!error) crowd.full--;
   pthread_mutex_unlock(&crowd.mutex);
   return (void *)(intptr_t)error;

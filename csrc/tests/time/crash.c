@@ -166,10 +166,8 @@ static void main_thread_leaves(void) {
 static int never[2];
 static void *cancelled_main(void *argument) {
   char byte;
-  if (argument)
-    rest(long_ns(100 * NS_PER_S));
-  else if (read(never[0], &byte, 1))
-    return NULL;
+  if (argument) rest(long_ns(100 * NS_PER_S));
+  else if (read(never[0], &byte, 1)) return NULL;
   return NULL;
 }
 static void cancelled(void) {
@@ -187,7 +185,7 @@ static void cancelled(void) {
   }
 }
 
-CASES({"killed_sleeper", killed_sleeper}, {"killed_spinner", killed_spinner}, {"killed_while_running", killed_while_running},
-      {"segmentation_fault", segmentation_fault}, {"killed_crowd", killed_crowd}, {"stopped", stopped},
-      {"threads_leave", threads_leave}, {"detached", detached}, {"main_thread_leaves", main_thread_leaves},
-      {"cancelled", cancelled})
+CASES({"killed_sleeper", killed_sleeper}, {"killed_spinner", killed_spinner},
+      {"killed_while_running", killed_while_running}, {"segmentation_fault", segmentation_fault},
+      {"killed_crowd", killed_crowd}, {"stopped", stopped}, {"threads_leave", threads_leave}, {"detached", detached},
+      {"main_thread_leaves", main_thread_leaves}, {"cancelled", cancelled})

@@ -86,12 +86,12 @@ static void readiness(void) {
       epoll_ctl(epfd, EPOLL_CTL_ADD, ends[0], &event);
       int ready = -1;
       switch (way) {
-        case 0: ready = poll(&one, 1, timed ? 500 : -1); break;
-        case 1: ready = ppoll(&one, 1, timed ? &t : NULL, NULL); break;
-        case 2: ready = select(ends[0] + 1, &set, NULL, NULL, timed ? &us : NULL); break;
-        case 3: ready = pselect(ends[0] + 1, &set, NULL, NULL, timed ? &t : NULL, NULL); break;
-        case 4: ready = epoll_wait(epfd, &got, 1, timed ? 500 : -1); break;
-        case 5: ready = epoll_pwait2(epfd, &got, 1, timed ? &t : NULL, NULL); break;
+      case 0: ready = poll(&one, 1, timed ? 500 : -1); break;
+      case 1: ready = ppoll(&one, 1, timed ? &t : NULL, NULL); break;
+      case 2: ready = select(ends[0] + 1, &set, NULL, NULL, timed ? &us : NULL); break;
+      case 3: ready = pselect(ends[0] + 1, &set, NULL, NULL, timed ? &t : NULL, NULL); break;
+      case 4: ready = epoll_wait(epfd, &got, 1, timed ? 500 : -1); break;
+      case 5: ready = epoll_pwait2(epfd, &got, 1, timed ? &t : NULL, NULL); break;
       }
       static const char *const names[] = {"poll", "ppoll", "select", "pselect", "epoll_wait", "epoll_pwait2"};
       at(names[way], start_ns + 3 * MS + 11);

@@ -80,7 +80,8 @@ static void between_processes(void) {
       words[0]++;
       futex(&words[0], FUTEX_WAKE, 1, NULL, 0);
     }
-    while (__atomic_load_n(&words[mine], __ATOMIC_SEQ_CST) == i) futex(&words[mine], FUTEX_WAIT, i, i % 2 ? &t : NULL, 0);
+    while (__atomic_load_n(&words[mine], __ATOMIC_SEQ_CST) == i)
+      futex(&words[mine], FUTEX_WAIT, i, i % 2 ? &t : NULL, 0);
     if (child) {
       at("ping-pong", start_ns + (i + 1) * MS);
       if (!inside) start_ns = now_ns() - (i + 1) * MS;

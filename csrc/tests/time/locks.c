@@ -21,10 +21,8 @@ static void *holder_main(void *argument) {
   if (holder->sort == SORT_WRITE) pthread_rwlock_wrlock(&rwlock);
   pthread_barrier_wait(&holder->held);
   rest(hold_ns);
-  if (holder->sort == SORT_MUTEX)
-    pthread_mutex_unlock(&mutex);
-  else
-    pthread_rwlock_unlock(&rwlock);
+  if (holder->sort == SORT_MUTEX) pthread_mutex_unlock(&mutex);
+  else pthread_rwlock_unlock(&rwlock);
   return NULL;
 }
 static int64_t hold(struct holder *holder, enum sort sort, int64_t for_ns) {
@@ -196,6 +194,7 @@ static void contention(void) { /* held across sleeps by turns: the sum of all sl
   at("200 sleeps of 0.1 ms one after another", start_ns + 20 * MS);
 }
 
-CASES({"mutex_time_outs", mutex_time_outs}, {"mutex_hand_over", mutex_hand_over}, {"rwlock_time_outs", rwlock_time_outs},
-      {"rwlock_hand_over", rwlock_hand_over}, {"past_and_recursive", past_and_recursive}, {"barriers", barriers},
-      {"joins", joins}, {"robust", robust}, {"contention", contention})
+CASES({"mutex_time_outs", mutex_time_outs}, {"mutex_hand_over", mutex_hand_over},
+      {"rwlock_time_outs", rwlock_time_outs}, {"rwlock_hand_over", rwlock_hand_over},
+      {"past_and_recursive", past_and_recursive}, {"barriers", barriers}, {"joins", joins}, {"robust", robust},
+      {"contention", contention})

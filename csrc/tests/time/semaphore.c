@@ -33,7 +33,11 @@ static void posted(void) {
     int64_t start_ns = now_ns();
     struct timespec wall = ts(real_ns() + NS_PER_S), mono = ts(start_ns + NS_PER_S);
     start_later(&later, 3 * MS + 5, post, &sem);
-    is("wait", way == 0 ? sem_wait(&sem) : way == 1 ? sem_timedwait(&sem, &wall) : sem_clockwait(&sem, CLOCK_MONOTONIC, &mono), 0);
+    is("wait",
+       way == 0   ? sem_wait(&sem)
+       : way == 1 ? sem_timedwait(&sem, &wall)
+                  : sem_clockwait(&sem, CLOCK_MONOTONIC, &mono),
+       0);
     at("wait", start_ns + 3 * MS + 5);
     end_later(&later);
     int value = -1;

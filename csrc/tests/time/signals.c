@@ -41,10 +41,24 @@ static sem_t sem;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
 
-enum way { WAY_READ, WAY_SLEEP, WAY_SLEEP_ABSOLUTE, WAY_POLL, WAY_SELECT, WAY_EPOLL, WAY_SEM, WAY_SEM_TIMED, WAY_RECV,
-           WAY_PAUSE, WAY_USLEEP, WAY_POLL_FOREVER, WAY_COUNT };
-static const char *const names[] = {"read",  "nanosleep", "clock_nanosleep", "poll",  "select", "epoll_wait",
-                                    "sem_wait", "sem_timedwait", "recv", "pause", "usleep", "poll without limit"};
+enum way {
+  WAY_READ,
+  WAY_SLEEP,
+  WAY_SLEEP_ABSOLUTE,
+  WAY_POLL,
+  WAY_SELECT,
+  WAY_EPOLL,
+  WAY_SEM,
+  WAY_SEM_TIMED,
+  WAY_RECV,
+  WAY_PAUSE,
+  WAY_USLEEP,
+  WAY_POLL_FOREVER,
+  WAY_COUNT
+};
+static const char *const names[] = {"read",   "nanosleep",  "clock_nanosleep", "poll",
+                                    "select", "epoll_wait", "sem_wait",        "sem_timedwait",
+                                    "recv",   "pause",      "usleep",          "poll without limit"};
 
 static long wait_one_way(enum way way) {
   struct timespec t = ts(200 * MS), wall = ts(real_ns() + 200 * MS), mono = ts(now_ns() + 200 * MS);
@@ -55,29 +69,29 @@ static long wait_one_way(enum way way) {
   char byte;
   int epfd, error;
   switch (way) {
-    case WAY_READ: return read(silent[0], &byte, 1);
-    case WAY_SLEEP: return nanosleep(&t, NULL);
-    case WAY_SLEEP_ABSOLUTE:
-      error = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &mono, NULL);
-      errno = error;
-      return error ? -1 : 0;
-    case WAY_POLL: return poll(&one, 1, 200);
-    case WAY_POLL_FOREVER: return poll(&one, 1, -1);
-    case WAY_SELECT:
-      FD_ZERO(&set);
-      FD_SET(silent[0], &set);
-      return select(silent[0] + 1, &set, NULL, NULL, &us);
-    case WAY_EPOLL:
-      epfd = epoll_create1(0);
-      error = epoll_wait(epfd, &event, 1, 200);
-      close(epfd);
-      return error;
-    case WAY_SEM: return sem_wait(&sem);
-    case WAY_SEM_TIMED: return sem_timedwait(&sem, &wall);
-    case WAY_RECV: return recv(silent[0], &byte, 1, 0);
-    case WAY_PAUSE: return pause();
-    case WAY_USLEEP: return usleep(200000);
-    default: return 0;
+  case WAY_READ: return read(silent[0], &byte, 1);
+  case WAY_SLEEP: return nanosleep(&t, NULL);
+  case WAY_SLEEP_ABSOLUTE:
+    error = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &mono, NULL);
+    errno = error;
+    return error ? -1 : 0;
+  case WAY_POLL: return poll(&one, 1, 200);
+  case WAY_POLL_FOREVER: return poll(&one, 1, -1);
+  case WAY_SELECT:
+    FD_ZERO(&set);
+    FD_SET(silent[0], &set);
+    return select(silent[0] + 1, &set, NULL, NULL, &us);
+  case WAY_EPOLL:
+    epfd = epoll_create1(0);
+    error = epoll_wait(epfd, &event, 1, 200);
+    close(epfd);
+    return error;
+  case WAY_SEM: return sem_wait(&sem);
+  case WAY_SEM_TIMED: return sem_timedwait(&sem, &wall);
+  case WAY_RECV: return recv(silent[0], &byte, 1, 0);
+  case WAY_PAUSE: return pause();
+  case WAY_USLEEP: return usleep(200000);
+  default: return 0;
   }
 }
 

@@ -59,7 +59,8 @@ static void hours(void) {
 }
 
 static void clocks_agree(void) {
-  int64_t mono_ns = now_ns(), wall_ns = real_ns(), boot_ns = clock_ns(CLOCK_BOOTTIME), raw_ns = clock_ns(CLOCK_MONOTONIC_RAW);
+  int64_t mono_ns = now_ns(), wall_ns = real_ns(), boot_ns = clock_ns(CLOCK_BOOTTIME),
+          raw_ns = clock_ns(CLOCK_MONOTONIC_RAW);
   rest(10 * MS);
   int64_t step_ns = now_ns() - mono_ns;
   truth("REALTIME follows", llabs(real_ns() - wall_ns - step_ns) < (inside ? 1 : 50 * MS));
@@ -72,7 +73,8 @@ static void clocks_agree(void) {
   truth("time is REALTIME", llabs(time(NULL) - real_ns() / NS_PER_S) <= (inside ? 0 : 1));
   struct timespec utc;
   is("timespec_get", timespec_get(&utc, TIME_UTC), TIME_UTC);
-  truth("timespec_get is REALTIME", llabs(real_ns() - (int64_t)utc.tv_sec * NS_PER_S - utc.tv_nsec) < (inside ? 1 : 50 * MS));
+  truth("timespec_get is REALTIME",
+        llabs(real_ns() - (int64_t)utc.tv_sec * NS_PER_S - utc.tv_nsec) < (inside ? 1 : 50 * MS));
 }
 
 static void cpu_clocks_stay_real(void) {
@@ -102,6 +104,6 @@ static void many_at_once(void) {
   at("the last one", start_ns + 24 * MS);
 }
 
-CASES({"relative", relative}, {"whole_seconds", whole_seconds}, {"absolute", absolute}, {"past_and_zero", past_and_zero},
-      {"invalid", invalid}, {"hours", hours}, {"clocks_agree", clocks_agree},
+CASES({"relative", relative}, {"whole_seconds", whole_seconds}, {"absolute", absolute},
+      {"past_and_zero", past_and_zero}, {"invalid", invalid}, {"hours", hours}, {"clocks_agree", clocks_agree},
       {"cpu_clocks_stay_real", cpu_clocks_stay_real}, {"many_at_once", many_at_once})

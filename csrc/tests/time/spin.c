@@ -58,10 +58,14 @@ static void no_block(void) {
     epoll_ctl(epfd, EPOLL_CTL_ADD, ends[0], &event);
     struct pollfd one = {.fd = ends[0], .events = POLLIN};
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    if (way == 0) while (read(ends[0], &byte, 1) < 0) continue;
-    if (way == 1) while (recv(ends[0], &byte, 1, MSG_DONTWAIT) < 0) continue;
-    if (way == 2) while (poll(&one, 1, 0) == 0) continue;
-    if (way == 3) while (epoll_wait(epfd, &event, 1, 0) == 0) continue;
+    if (way == 0)
+      while (read(ends[0], &byte, 1) < 0) continue;
+    if (way == 1)
+      while (recv(ends[0], &byte, 1, MSG_DONTWAIT) < 0) continue;
+    if (way == 2)
+      while (poll(&one, 1, 0) == 0) continue;
+    if (way == 3)
+      while (epoll_wait(epfd, &event, 1, 0) == 0) continue;
     if (way == 4) {
       struct timespec zero = {0, 0};
       while (poll(&one, 1, 0) == 0) nanosleep(&zero, NULL);

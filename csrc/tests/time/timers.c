@@ -194,7 +194,8 @@ static void on_notify(union sigval value) {
 static void posix_thread(void) {
   if (pipe(notify_pipe)) abort();
   timer_t timer;
-  struct sigevent event = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_notify, .sigev_value.sival_int = 0};
+  struct sigevent event = {
+      .sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_notify, .sigev_value.sival_int = 0};
   is("timer_create", timer_create(CLOCK_MONOTONIC, &event, &timer), 0);
   int64_t start_ns = now_ns(), at_ns = 0;
   struct itimerspec every = {.it_value = ts(3 * MS), .it_interval = ts(40 * MS)};

@@ -44,8 +44,13 @@ def time_outs() -> None:
 
 
 def pipes() -> None:
-    child = subprocess.Popen(["sh", "-c", "while read x; do sleep 0.01; echo got $x; done"], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, text=True, bufsize=1)
+    child = subprocess.Popen(
+        ["sh", "-c", "while read x; do sleep 0.01; echo got $x; done"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
     assert child.stdin and child.stdout
     for i in range(5):
         start = time.monotonic_ns()

@@ -107,8 +107,11 @@ def barriers() -> None:
 def futures() -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         start = time.monotonic_ns()
-        same("map", list(pool.map(lambda delay: time.sleep(delay) or delay, [0.04, 0.02, 0.03, 0.01, 0.01])),
-             [0.04, 0.02, 0.03, 0.01, 0.01])
+        same(
+            "map",
+            list(pool.map(lambda delay: time.sleep(delay) or delay, [0.04, 0.02, 0.03, 0.01, 0.01])),
+            [0.04, 0.02, 0.03, 0.01, 0.01],
+        )
         at("five sleeps on four threads", start, 0.04)
         slow = pool.submit(time.sleep, 0.05)
         start = time.monotonic_ns()

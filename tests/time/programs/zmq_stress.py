@@ -42,7 +42,9 @@ def receive(context: Any, address: str, block: bool, result: Any) -> None:
     pull.close(0)
 
 
-def process_main(index: int, addresses: list[list[str]], quota: int, seed: int, result: Any, go: Any, stop: Any) -> None:
+def process_main(
+    index: int, addresses: list[list[str]], quota: int, seed: int, result: Any, go: Any, stop: Any
+) -> None:
     context = zmq.Context()
     threads = [
         threading.Thread(target=receive, args=(context, address, (index + i) % 2 == 0, result))
@@ -103,10 +105,21 @@ def main() -> int:
         for child in children:
             child.join()
     for address, block, late_ns in wrong[:20]:
-        print(f"zmq: over {address.split(':')[0]}, {'blocking' if block else 'polled'}: {late_ns:+} ns", file=sys.stderr)
+        way = "blocking" if block else "polled"
+        print(f"zmq: over {address.split(':')[0]}, {way}: {late_ns:+} ns", file=sys.stderr)
     violations = len(wrong) + abs(sent - received)
-    print(json.dumps({"events": received, "violations": violations, "lost": sent - received,
-                      "processes": args.processes, "seed": args.seed, "virtual_s": round(time.monotonic() - began, 6)}))
+    print(
+        json.dumps(
+            {
+                "events": received,
+                "violations": violations,
+                "lost": sent - received,
+                "processes": args.processes,
+                "seed": args.seed,
+                "virtual_s": round(time.monotonic() - began, 6),
+            }
+        )
+    )
     return 1 if violations else 0
 
 

@@ -1,7 +1,8 @@
 """Builds what the tests of the clock run: the launcher without the virtual device and the C programs of this folder.
 
-`python csrc/tests/build.py` builds everything into build/clock. The tests, scripts/stress and scripts/bench-clock import it.
-REVATI_LAUNCHER names another launcher, options included, e.g. "revati run --policy free --quiet --".
+`python csrc/tests/clock_programs.py` builds everything into build/clock. The tests, scripts/stress and
+scripts/bench-clock import it. REVATI_LAUNCHER names another launcher, options included, for example
+"revati run --policy free --quiet --".
 """
 
 from __future__ import annotations
@@ -56,9 +57,8 @@ class Built:
             else:
                 _run(["make", "-s", "-C", str(ROOT / "csrc" / "host"), f"OUT={out}"])
                 self.launcher = [str(out / "rvt-run")]
-            self.programs = {
-                source.stem: _compile(out / f"time-{source.stem}", [source]) for source in sorted((HERE / "time").glob("*.c"))
-            }
+            sources = sorted((HERE / "time").glob("*.c"))
+            self.programs = {source.stem: _compile(out / f"time-{source.stem}", [source]) for source in sources}
             self.stress = _compile(out / "stress", [HERE / "stress" / name for name in STRESS])
             self.phold = _compile(out / "phold", [HERE / "stress" / "phold.c"])
 
