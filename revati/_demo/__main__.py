@@ -1,4 +1,4 @@
-"""`python -m revati._demo`, which scripts/demo calls in the environment that it makes."""
+"""The command `revati-demo`, which scripts/demo calls in the environment that it makes."""
 
 from __future__ import annotations
 
