@@ -135,7 +135,7 @@ def check_cases(
             with lock:
                 finished[case.name] = case.digest()
                 write_json(state_file, {"state": "running", "finished": finished})
-        said(f"{case.name}: {verdict.state}" + (f": {verdict.message.splitlines()[0]}" if verdict.message else ""))
+        said(f"{case.name}: finished in {verdict.wall_s:.0f} s")
         return verdict
 
     write_json(state_file, {"state": "running", "finished": finished})

@@ -152,7 +152,8 @@ def test_mooncake_blocks_become_shared_segments(fake_case: Maker, tmp_path: Path
 def test_azure_burstgpt_agentic_and_vidur_rows(fake_case: Maker, tmp_path: Path) -> None:
     azure = tmp_path / "azure.csv"
     azure.write_text(
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
     )
     found = sessions(trace_case(fake_case, azure, "azure"))
     assert [session.at_ns for session in found] == [0, 4_314_579_000]
@@ -225,7 +226,8 @@ from pathlib import Path
 from revati.experiments.case import case_from_data
 from revati.experiments.workloads import Workload
 case = case_from_data({{"revati_case": 1, "name": "big", "framework": {{"name": "command"}},
-    "server": {{"command": ["x"]}}, "workload": {{"classes": {{"a": {{"trace": {{"file": "{path}", "format": "csv"}}}}}}}}}}, Path("."))
+    "server": {{"command": ["x"]}},
+    "workload": {{"classes": {{"a": {{"trace": {{"file": "{path}", "format": "csv"}}}}}}}}}}, Path("."))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(sum(1 for _ in Workload(case).open_sessions()))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
