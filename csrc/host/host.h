@@ -112,7 +112,7 @@ enum rvt_kernel {
 bool rvt_kernel_watch(struct rvt_watch *watch, int pid, int tid);
 void rvt_kernel_unwatch(struct rvt_watch *watch);
 enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch);
-enum rvt_kernel rvt_kernel_unmarked(struct rvt_watch *watch, bool again);
+enum rvt_kernel rvt_kernel_unmarked(struct rvt_host *host, struct rvt_watch *watch, bool again);
 void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes);
 char rvt_kernel_state(int pid, int tid); /* R S D T Z..., 0 = gone */
 void rvt_kernel_try_wchan(int pid); /* with a process that sleeps */

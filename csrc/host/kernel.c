@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -176,24 +177,64 @@ enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch) {
   return waits(number) || transfers(number) ? RVT_KERNEL_BLOCKED : RVT_KERNEL_OTHER;
 }
 
-/* Pipes, sockets and event descriptors wait for somebody; a file is only slow. */
-static bool waiting_file(int pid, unsigned long fd) {
+static bool writes(long number) {
+  return number == SYS_write || number == SYS_writev || number == SYS_sendto || number == SYS_sendmsg || number == SYS_sendmmsg;
+}
+
+/* Does a program of the run read this pipe? Looked up rarely: only for threads that wait with a full pipe. */
+static bool pipe_has_reader(struct rvt_host *host, int writer_pid, unsigned long writer_fd, const char *pipe) {
+  static char last_pipe[32];
+  static int64_t last_ns;
+  static bool last_answer;
+  int64_t now_ns = rvt_real_ns();
+  if (!strcmp(pipe, last_pipe) && now_ns - last_ns < 100000000) return last_answer;
+  snprintf(last_pipe, sizeof(last_pipe), "%s", pipe);
+  last_ns = now_ns;
+  last_answer = false;
+  uint32_t high = rvt_load(&host->page->slots_high);
+  for (uint32_t i = 0; i < high && !last_answer; i++) {
+    struct rvt_slot *slot = &host->page->slots[i];
+    if (RVT_STATE(rvt_load(&slot->owner)) != RVT_SLOT_LIVE || !(slot->flags & RVT_FLAG_MAIN)) continue;
+    char folder[32], path[320], target[32];
+    snprintf(folder, sizeof(folder), "/proc/%d/fd", slot->pid);
+    DIR *fds = opendir(folder);
+    struct dirent *entry;
+    while (fds && !last_answer && (entry = readdir(fds))) {
+      snprintf(path, sizeof(path), "%s/%s", folder, entry->d_name);
+      ssize_t n = readlink(path, target, sizeof(target) - 1);
+      if (n <= 0) continue;
+      target[n] = 0;
+      struct stat st; /* of the link: its mode tells how the descriptor was opened */
+      if (!strcmp(target, pipe) && lstat(path, &st) == 0 && (st.st_mode & S_IRUSR) &&
+          !(slot->pid == writer_pid && strtoul(entry->d_name, NULL, 10) == writer_fd))
+        last_answer = true;
+    }
+    if (fds) closedir(fds);
+  }
+  return last_answer;
+}
+
+/* Pipes, sockets and event descriptors wait for somebody; a file is only slow. Somebody outside the run (the reader
+ * of a log) is no wait either: the thread will go on without the clock. */
+static bool waiting_file(struct rvt_host *host, int pid, unsigned long fd, bool write) {
   char path[64], target[32];
   snprintf(path, sizeof(path), "/proc/%d/fd/%lu", pid, fd);
   ssize_t n = readlink(path, target, sizeof(target) - 1);
   if (n <= 0) return false;
   target[n] = 0;
-  return !strncmp(target, "pipe:", 5) || !strncmp(target, "socket:", 7) || !strncmp(target, "anon_inode:[event", 17) ||
-         !strncmp(target, "/dev/pts/", 9) || !strncmp(target, "/dev/tty", 8) || !strncmp(target, "/dev/console", 12);
+  if (!strncmp(target, "pipe:", 5)) return !write || pipe_has_reader(host, pid, fd, target);
+  if (!strncmp(target, "socket:", 7) || !strncmp(target, "anon_inode:[event", 17)) return true;
+  return !write && (!strncmp(target, "/dev/pts/", 9) || !strncmp(target, "/dev/tty", 8) || !strncmp(target, "/dev/console", 12));
 }
 
 /* A thread blocked where the library marked nothing. `again`: the second look, nothing may have run between. */
-enum rvt_kernel rvt_kernel_unmarked(struct rvt_watch *watch, bool again) {
+enum rvt_kernel rvt_kernel_unmarked(struct rvt_host *host, struct rvt_watch *watch, bool again) {
   long number;
   unsigned long arg0;
   enum rvt_kernel verdict = read_syscall(watch, &number, &arg0);
   if (verdict != RVT_KERNEL_BLOCKED) return verdict;
-  if (!waits(number) && !(transfers(number) && waiting_file(watch->pid, arg0))) {
+  if (!waits(number) && !(transfers(number) && waiting_file(host, watch->pid, arg0, writes(number)))) {
+    if (writes(number)) return RVT_KERNEL_RUNNING;
     char state = rvt_kernel_state(watch->pid, watch->tid);
     if (state == 'T' || state == 't') return RVT_KERNEL_STOPPED;
     return state == 'R' || state == 'D' ? RVT_KERNEL_RUNNING : RVT_KERNEL_OTHER;

@@ -150,7 +150,7 @@ static enum rvt_kernel pass(struct rvt_host *host, int count, bool marked, bool 
     *culprit = i;
     if (!watch_slot(host, seen->index, seen->owner)) return RVT_KERNEL_GONE;
     struct rvt_watch *watch = &host->watch[seen->index];
-    enum rvt_kernel verdict = marked ? rvt_kernel_marked(watch) : rvt_kernel_unmarked(watch, again);
+    enum rvt_kernel verdict = marked ? rvt_kernel_marked(watch) : rvt_kernel_unmarked(host, watch, again);
     if (verdict == RVT_KERNEL_OTHER) worst = verdict; /* go on: somebody may be running */
     else if (verdict != RVT_KERNEL_BLOCKED) return verdict;
   }
