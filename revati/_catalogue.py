@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -67,7 +67,7 @@ def _data(name: str) -> Any:
     return yaml.safe_load((resources.files("revati") / "data" / name).read_text(encoding="utf-8"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _files() -> dict[str, Any]:
     folder = resources.files("revati") / "data" / "gpus"
     entries = [yaml.safe_load(p.read_text(encoding="utf-8")) for p in folder.iterdir() if p.name.endswith(".yaml")]
@@ -94,7 +94,7 @@ def _canonical(name: str) -> str:
     raise UnknownNameError("GPU", name, [*_files(), *aliases])
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_gpu(name: str) -> Gpu:
     """The card of that key or alias. Raises UnknownNameError with the nearest names."""
     entry = _files()[_canonical(name)]

@@ -1,4 +1,4 @@
-"""The `revati` command: one parser per sub-command in revati/_commands, errors as one sentence with a fixed exit code."""
+"""The `revati` command: a parser per module of revati/_commands, errors as one sentence with a fixed exit code."""
 
 from __future__ import annotations
 

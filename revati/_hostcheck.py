@@ -40,7 +40,9 @@ def preload_library() -> Path:
 
 def _system() -> Finding:
     system, machine = platform.system(), platform.machine()
-    return Finding("system", system == "Linux" and machine == "x86_64", f"{system} {machine}; Linux x86_64 is supported")
+    return Finding(
+        "system", system == "Linux" and machine == "x86_64", f"{system} {machine}; Linux x86_64 is supported"
+    )
 
 
 def _kernel() -> Finding:
@@ -48,12 +50,16 @@ def _kernel() -> Finding:
     match = re.match(r"(\d+)\.(\d+)", release)
     good = bool(match) and (int(match.group(1)), int(match.group(2))) >= KERNEL_NEEDED  # type: ignore[union-attr]
     need = ".".join(map(str, KERNEL_NEEDED))
-    return Finding("kernel", good, f"Linux {release}" if good else f"Linux {release} is too old: {need} or newer is needed")
+    return Finding(
+        "kernel", good, f"Linux {release}" if good else f"Linux {release} is too old: {need} or newer is needed"
+    )
 
 
 def _libc() -> Finding:
     name, version = platform.libc_ver()
-    return Finding("libc", name == "glibc", f"{name} {version}" if name == "glibc" else "glibc is needed, this is another libc")
+    return Finding(
+        "libc", name == "glibc", f"{name} {version}" if name == "glibc" else "glibc is needed, this is another libc"
+    )
 
 
 def _proc() -> Finding:
@@ -61,7 +67,9 @@ def _proc() -> Finding:
     try:
         Path(path).read_text()
     except OSError as error:
-        return Finding("/proc", False, f"{path} cannot be read ({error.strerror}): /proc is hidden, or the sandbox is too strict")
+        return Finding(
+            "/proc", False, f"{path} cannot be read ({error.strerror}): /proc is hidden, or the sandbox is too strict"
+        )
     return Finding("/proc", True, "thread states are readable")
 
 
@@ -93,7 +101,11 @@ def _host_loop() -> Finding:
 def _files() -> Finding:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     good = hard == resource.RLIM_INFINITY or hard >= FILES_WANTED
-    text = "open files: enough" if good else f"open files: the hard limit is {hard}; {FILES_WANTED} is better for large runs"
+    text = (
+        "open files: enough"
+        if good
+        else f"open files: the hard limit is {hard}; {FILES_WANTED} is better for large runs"
+    )
     return Finding("limits", good, text, fatal=False)
 
 
@@ -130,6 +142,8 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except PermissionError as error:
-            raise HostError(f"port {port} needs more rights than you have; choose one above 1023 with --port") from error
+            raise HostError(
+                f"port {port} needs more rights than you have; choose one above 1023 with --port"
+            ) from error
         except OSError as error:
             raise HostError(f"port {port} on {host} is in use; choose another with --port") from error

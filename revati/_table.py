@@ -19,4 +19,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
         ]
         return "  ".join(cells).rstrip()
 
-    return "\n".join([spell(lines[0]), "  ".join("-" * width for width in widths), *[spell(line) for line in lines[1:]]])
+    return "\n".join(
+        [spell(lines[0]), "  ".join("-" * width for width in widths), *[spell(line) for line in lines[1:]]]
+    )

@@ -33,7 +33,18 @@ def revati(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def compile_c(source: Path, folder: Path, *flags: str) -> Path:
     target = folder / source.stem
-    command = ["cc", "-O2", "-std=gnu11", f"-I{source.parent}", str(source), "-o", str(target), "-lpthread", "-lm", *flags]
+    command = [
+        "cc",
+        "-O2",
+        "-std=gnu11",
+        f"-I{source.parent}",
+        str(source),
+        "-o",
+        str(target),
+        "-lpthread",
+        "-lm",
+        *flags,
+    ]
     subprocess.run(command, check=True)
     return target
 
@@ -69,8 +80,8 @@ def vllm_loads(folder: Path) -> list[dict[str, Any]]:
         work = folder / label.split()[0].strip(",")
         target = folder / "result.json"
         command = [
-            sys.executable, "-m", "revati._demo", "--work", str(work), "--json", str(target), "--requests", str(requests),
-            "--rate", rate, "--output-tokens", "128",
+            sys.executable, "-m", "revati._demo", "--work", str(work), "--json", str(target),
+            "--requests", str(requests), "--rate", rate, "--output-tokens", "128",
         ]  # fmt: skip
         subprocess.run(command, check=True, timeout=3600, stdout=subprocess.DEVNULL)
         result = json.loads(target.read_text())
@@ -98,9 +109,17 @@ def machine() -> str:
 
 def text(result: dict[str, Any]) -> str:
     blocks = [f"Measured on {result['date']}: {result['machine']}.", "", "## Cost per interposed call"]
-    blocks += ["", "```", table(["call", "ns"], [[n, f"{v:.1f}"] for n, v in result["calls_ns"].items()], right=(1,)), "```"]
+    blocks += [
+        "",
+        "```",
+        table(["call", "ns"], [[n, f"{v:.1f}"] for n, v in result["calls_ns"].items()], right=(1,)),
+        "```",
+    ]
     blocks += ["", "## Wall time per jump of the clock (PHOLD: every hold is one jump)", "", "```"]
-    blocks += [table(["threads", "us"], [[str(n), f"{v:.1f}"] for n, v in result["jump_us"].items()], right=(0, 1)), "```"]
+    blocks += [
+        table(["threads", "us"], [[str(n), f"{v:.1f}"] for n, v in result["jump_us"].items()], right=(0, 1)),
+        "```",
+    ]
     if result["vllm"]:
         rows = [
             [r["load"], f"{r['virtual_s']:.2f}", f"{r['wall_s']:.2f}", f"{r['speedup']:.2f}", f"{r['tpot_ms']:.2f}"]
@@ -128,7 +147,7 @@ def main() -> int:
         result["vllm"] = [] if arguments.no_vllm else vllm_loads(folder)
     print(text(result))
     if arguments.write:
-        title = "# Benchmarks\n\nWritten by `scripts/bench --write`; budgets are in the tests' comments and docs/internals.md.\n\n"
+        title = "# Benchmarks\n\nWritten by `scripts/bench --write`.\n\n"
         (ROOT / "docs" / "benchmarks.md").write_text(title + text(result) + "\n", encoding="utf-8")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -31,7 +31,11 @@ def revati() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(*arguments: str, timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*REVATI, *arguments], capture_output=True, text=True, timeout=timeout, **options  # type: ignore[call-overload]
+            [*REVATI, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            **options,  # type: ignore[call-overload]
         )
 
     return call

@@ -1,8 +1,8 @@
 """`revati join`: a command from another terminal is started by the coordinator, with that terminal's streams.
 
-One unix stream socket, owner-only. The client sends one JSON line (argv, env, cwd) with its three standard streams as
-file descriptors; the server answers JSON lines: {"pid": n}, later {"exit": code}, or {"error": text}. The client may send
-{"signal": n} lines. A client that vanishes takes its command with it.
+One unix stream socket, owner-only. The client sends one JSON line (argv, env, cwd) with its three standard streams
+as file descriptors; the server answers JSON lines: {"pid": n}, later {"exit": code}, or {"error": text}. The client may
+send {"signal": n} lines. A client that vanishes takes its command with it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,17 @@ except ImportError as _error:  # said once, where it is needed
 else:
     _missing = None
 
-__all__ = ["FOREVER_NS", "POLICIES", "REASONS", "Host", "HostEnd", "HostOptions", "HostStatus", "ThreadState", "abi_version"]
+__all__ = [
+    "FOREVER_NS",
+    "POLICIES",
+    "REASONS",
+    "Host",
+    "HostEnd",
+    "HostOptions",
+    "HostStatus",
+    "ThreadState",
+    "abi_version",
+]
 
 FOREVER_NS = 2**63 - 1
 POLICIES = ("free", "modelled", "measured")
@@ -144,8 +154,8 @@ class Host:
         raw.preload = self._chars(options.preload)
         raw.idle_timers = _ffi.NULL if options.idle_timers is None else self._chars(options.idle_timers)
         for name in (
-            "charge_ppm", "realtime_start_ns", "start_ns", "limit_virtual_ns", "limit_real_ms", "stall_ms", "deadlock_ms",
-            "grace_ms", "start_ms", "idle_stretch", "spin_polls", "spin_rounds",
+            "charge_ppm", "realtime_start_ns", "start_ns", "limit_virtual_ns", "limit_real_ms", "stall_ms",
+            "deadlock_ms", "grace_ms", "start_ms", "idle_stretch", "spin_polls", "spin_rounds",
         ):  # fmt: skip
             value = getattr(options, name)
             if value is not None:
@@ -202,9 +212,7 @@ class Host:
         cwd_c = _ffi.NULL if cwd is None else _ffi.new("char[]", os.fsencode(cwd))
         start = _lib.rvt_host_spawn if main else _lib.rvt_host_spawn_more
         cast = _ffi.cast
-        pid = start(
-            self._host, cast("const char *const *", argv_c), cast("const char *const *", env_c), cwd_c, *fds
-        )
+        pid = start(self._host, cast("const char *const *", argv_c), cast("const char *const *", env_c), cwd_c, *fds)
         return self._checked(pid)
 
     def exit_code(self, pid: int) -> int | None:

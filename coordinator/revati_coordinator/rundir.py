@@ -1,8 +1,8 @@
 """The run directory: where a running coordinator can be found, readable by its owner only.
 
-`$XDG_RUNTIME_DIR/revati/<pid>/` (or `/tmp/revati-<uid>/<pid>/`) holds `info.json`, the sockets and a `lock` file that the
-coordinator keeps locked. The kernel drops the lock with the process, however it dies: a directory without a lock is stale
-and is removed by the next command that looks.
+`$XDG_RUNTIME_DIR/revati/<pid>/` (or `/tmp/revati-<uid>/<pid>/`) holds `info.json`, the sockets and a `lock` file that
+the coordinator keeps locked. The kernel drops the lock with the process, however it dies: a directory without a lock
+is stale and is removed by the next command that looks.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class ClockService(rpc.ClockServicer):  # type: ignore[misc]
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def Session(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802 (gRPC's name)
+    def Session(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         session = _Session(self._host)
 
         def read() -> None:
@@ -184,7 +184,7 @@ class ControlService(rpc.ControlServicer):  # type: ignore[misc]
         self._host = host
         self._facts = facts
 
-    def Status(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Status(self, request: Any, context: Any) -> Any:
         status = self._host.status()
         facts = self._facts
         use = read_use(self._host.device)
@@ -225,7 +225,7 @@ class ControlService(rpc.ControlServicer):  # type: ignore[misc]
             ],
         )
 
-    def Threads(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Threads(self, request: Any, context: Any) -> Any:
         return pb.ThreadsReply(
             threads=[
                 pb.ThreadState(
@@ -236,26 +236,26 @@ class ControlService(rpc.ControlServicer):  # type: ignore[misc]
             ]
         )  # fmt: skip
 
-    def Metrics(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Metrics(self, request: Any, context: Any) -> Any:
         return pb.MetricsReply(text=prometheus_text(self._host.status(), read_use(self._host.device)))
 
-    def Pause(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Pause(self, request: Any, context: Any) -> Any:
         self._host.pause()
         return self.Status(request, context)
 
-    def Resume(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Resume(self, request: Any, context: Any) -> Any:
         self._host.resume()
         return self.Status(request, context)
 
-    def Step(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Step(self, request: Any, context: Any) -> Any:
         self._host.step(max(1, request.jumps))
         return self.Status(request, context)
 
-    def RunTo(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def RunTo(self, request: Any, context: Any) -> Any:
         self._host.run_to(self._host.status().start_ns + request.t_ns)
         return self.Status(request, context)
 
-    def Stop(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Stop(self, request: Any, context: Any) -> Any:
         self._host.stop(request.why or "stopped by 'revati stop'")
         return self.Status(request, context)
 

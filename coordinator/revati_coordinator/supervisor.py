@@ -1,8 +1,8 @@
 """Two processes per run, so that whichever is killed leaves nothing behind.
 
-The supervisor (the command that the user started) forks the coordinator and does nothing but wait. Both are sub-reapers.
-If the coordinator dies, whatever it had started becomes the supervisor's child and is killed and reaped; if the supervisor
-dies, the coordinator gets SIGTERM from the kernel and ends the run in order.
+The supervisor (the command that the user started) forks the coordinator and does nothing but wait. Both are
+sub-reapers. If the coordinator dies, whatever it had started becomes the supervisor's child and is killed and reaped;
+if the supervisor dies, the coordinator gets SIGTERM from the kernel and ends the run in order.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def kill_tree() -> int:
 def supervise(body: Callable[[], int]) -> int:
     """Runs `body` in a forked coordinator process and returns its exit code.
 
-    Call it before any thread exists. Signals sent to the supervisor alone are passed on; a terminal's Ctrl-C reaches both
-    processes by itself.
+    Call it before any thread exists. Signals sent to the supervisor alone are passed on; a terminal's Ctrl-C reaches
+    both processes by itself.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     handled = _FORWARDED | {signal.SIGCHLD}

@@ -9,8 +9,8 @@ __all__ = ["FAMILIES", "SOURCES", "DeviceUse", "GpuUse", "read_use"]
 
 # enum rvt_family and enum rvt_source of csrc/include/rvt_op.h; tests/unit compares them with the header.
 FAMILIES = (
-    "other", "gemm", "attention", "mla", "moe", "quant", "norm", "activation", "rope", "embedding", "sampling", "kv_write",
-    "elementwise", "copy", "collective", "metadata",
+    "other", "gemm", "attention", "mla", "moe", "quant", "norm", "activation", "rope", "embedding", "sampling",
+    "kv_write", "elementwise", "copy", "collective", "metadata",
 )  # fmt: skip
 SOURCES = ("measured", "interpolated", "extrapolated", "fallback")
 

@@ -36,6 +36,8 @@ def _run(arguments: argparse.Namespace) -> int:
         for gpu in map(load_gpu, gpu_keys()):
             capability = ".".join(map(str, gpu.compute_capability))
             memory = f"{gpu.total_bytes / MIB / 1024:.1f} GiB"
-            rows.append([gpu.key, gpu.name, capability, str(gpu.sm_count), memory, gpu.topology, ", ".join(gpu.aliases)])
+            rows.append(
+                [gpu.key, gpu.name, capability, str(gpu.sm_count), memory, gpu.topology, ", ".join(gpu.aliases)]
+            )
         print(table(["key", "name", "cc", "SMs", "memory", "topology", "also"], rows))
     return 0

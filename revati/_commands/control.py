@@ -63,7 +63,9 @@ def _status(arguments: argparse.Namespace) -> int:
     from revati_coordinator.rundir import live_runs
 
     if arguments.all:
-        rows = [[str(pid), i.get("gpu", "?"), i.get("policy", "?"), i.get("command", "?")] for pid, i in live_runs().items()]
+        rows = [
+            [str(pid), i.get("gpu", "?"), i.get("policy", "?"), i.get("command", "?")] for pid, i in live_runs().items()
+        ]
         print(table(["run", "gpu", "policy", "command"], rows))
         return 0
     reply = _call(arguments, "Status", pb.StatusRequest())
@@ -77,10 +79,21 @@ def _status(arguments: argparse.Namespace) -> int:
     print_status(reply)
     if threads is not None:
         rows = [
-            [str(t.pid), str(t.tid), t.process, t.thread, t.state, _deadline(t.deadline_ns, reply.now_ns), str(t.fired), t.wait]
+            [
+                str(t.pid),
+                str(t.tid),
+                t.process,
+                t.thread,
+                t.state,
+                _deadline(t.deadline_ns, reply.now_ns),
+                str(t.fired),
+                t.wait,
+            ]
             for t in threads.threads
         ]
-        print(table(["pid", "tid", "process", "thread", "state", "wakes in", "jumps", "wait"], rows, right=(0, 1, 5, 6)))
+        print(
+            table(["pid", "tid", "process", "thread", "state", "wakes in", "jumps", "wait"], rows, right=(0, 1, 5, 6))
+        )
     return 0
 
 

@@ -41,13 +41,18 @@ def add_run_options(parser: Any) -> None:
     """The options that every command with a virtual GPU shares."""
     parser.add_argument("--gpu", default="h100-sxm", metavar="NAME[:N]", help="virtual GPUs (default h100-sxm)")
     parser.add_argument(
-        "--policy", choices=("free", "modelled", "measured"), default="free", help="what host time counts (default free)"
+        "--policy",
+        choices=("free", "modelled", "measured"),
+        default="free",
+        help="what host time counts (default free)",
     )
     parser.add_argument(
         "--predictor", default="auto", metavar="KIND", help="durations: auto, roofline, constant:MICROSECONDS"
     )
     parser.add_argument("--predictor-delay-ms", type=float, default=0.0, help=argparse.SUPPRESS)
-    parser.add_argument("--host-ratio", type=float, default=1.0, metavar="R", help="policy measured: target CPU time per host CPU time")
+    parser.add_argument(
+        "--host-ratio", type=float, default=1.0, metavar="R", help="policy measured: target CPU time per host CPU time"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the token oracle")
     parser.add_argument("--oracle", type=Path, metavar="FILE", help="what requests answer (docs/cli.md, token oracle)")
 
@@ -181,9 +186,16 @@ def summary_lines(end: Any, use: Any, status: Any) -> list[str]:
         lines.append(f"revati: {total / 1e9:.3f} s of GPU time: {shares}")
         uncovered = {k: v for k, v in use.source_share().items() if k in ("extrapolated", "fallback") and v >= 0.0005}
         if uncovered:
-            lines.append("revati: of it predicted outside measured coverage: " + ", ".join(f"{k} {v:.1%}" for k, v in uncovered.items()))
+            lines.append(
+                "revati: of it predicted outside measured coverage: "
+                + ", ".join(f"{k} {v:.1%}" for k, v in uncovered.items())
+            )
     if use.unknown_reads:
-        lines.append(f"revati: WARNING: {use.unknown_reads} reads of device memory that nothing had computed; results may be incomplete")
+        lines.append(
+            f"revati: WARNING: {use.unknown_reads} reads of unknown device memory; results may be incomplete"
+        )
     if use.unsupported_calls:
-        lines.append(f"revati: WARNING: {use.unsupported_calls} calls that the virtual device lacks (see the messages above)")
+        lines.append(
+            f"revati: WARNING: {use.unsupported_calls} calls that the virtual device lacks (see the messages above)"
+        )
     return lines

@@ -30,13 +30,19 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help=f"eager mode and {QUICK_REQUESTS} requests")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
-    parser.add_argument("--requests", type=int, metavar="N", help=f"requests of the trace, up to 300 (default {FULL_REQUESTS})")
+    parser.add_argument(
+        "--requests", type=int, metavar="N", help=f"requests of the trace, up to 300 (default {FULL_REQUESTS})"
+    )
     parser.add_argument("--rate", metavar="R", help="Poisson arrivals at R requests/s, or inf, instead of the trace's")
-    parser.add_argument("--output-tokens", type=int, metavar="N", help="output tokens of every request, instead of the trace's")
+    parser.add_argument(
+        "--output-tokens", type=int, metavar="N", help="output tokens of every request, instead of the trace's"
+    )
     parser.add_argument("--model", default="llama-3.1-8b", metavar="NAME", help="one of 'revati models'")
     parser.add_argument("--eager", action="store_true", help="no torch.compile, no CUDA graphs")
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder for the model, the trace and the logs")
-    parser.add_argument("--server-arg", action="append", default=[], metavar="ARG", help="one more argument for vllm serve")
+    parser.add_argument(
+        "--server-arg", action="append", default=[], metavar="ARG", help="one more argument for vllm serve"
+    )
     add_run_options(parser)
     return parser
 
@@ -96,7 +102,9 @@ def demo(arguments: argparse.Namespace) -> int:
     result = play(scenario, View())
     coverage(result)
     print(tables(result))
-    startup = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["startup_s"].items() if name != "until_ready")
+    startup = ", ".join(
+        f"{name} {seconds:.1f} s" for name, seconds in result["startup_s"].items() if name != "until_ready"
+    )
     print(f"wall time    ready after {result['startup_s']['until_ready']:.1f} s; {startup}")
     if result["kv_cache"]:
         print(f"KV cache     {result['kv_cache']}")

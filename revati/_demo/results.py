@@ -108,7 +108,8 @@ def tables(result: Mapping[str, Any]) -> str:
         table(["", *STATISTICS], rows, right=(1, 2, 3, 4)),
         "",
         f"requests     {result['completed']} completed, {result['failed']} failed",
-        f"throughput   {through['requests_per_s']:.2f} requests/s, {through['output_tokens_per_s']:.0f} output tokens/s",
+        f"throughput   {through['requests_per_s']:.2f} requests/s, "
+        f"{through['output_tokens_per_s']:.0f} output tokens/s",
         f"time         {result['virtual_s']:.3f} virtual s in {result['wall_s']:.2f} s: "
         f"{result['speedup']:.2f} times real time",
         f"GPU time     {shares}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def _data(name: str) -> Any:
     return yaml.safe_load((resources.files("revati") / "data" / "models" / name).read_text(encoding="utf-8"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _models() -> dict[str, Any]:
     return dict(_data("models.yaml"))
 

@@ -51,8 +51,10 @@ def _special_tokens(family: Mapping[str, Any], vocab_size: int) -> dict[int, str
     return special
 
 
-def vocabulary(family: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, int], list[tuple[str, str]], dict[int, str]]:
-    """(token -> id, merges in rank order, id -> special token); ids are dense up to the last special token or the size."""
+def vocabulary(
+    family: Mapping[str, Any], vocab_size: int
+) -> tuple[dict[str, int], list[tuple[str, str]], dict[int, str]]:
+    """(token -> id, merges in rank order, id -> special token); ids are dense up to a special token or the size."""
     special = _special_tokens(family, vocab_size)
     # Rows of the embedding above the last special token exist in the real models too and are never produced.
     top = max(special) + 1 if max(special) > vocab_size // 2 else vocab_size
@@ -88,7 +90,12 @@ def write_tokenizer(folder: Path, family: Mapping[str, Any], vocab_size: int, ma
     """Writes tokenizer.json and tokenizer_config.json, byte-identical for equal arguments."""
     vocab, merges, special = vocabulary(family, vocab_size)
     by_text = {text: number for number, text in special.items()}
-    processor: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    processor: dict[str, Any] = {
+        "type": "ByteLevel",
+        "add_prefix_space": True,
+        "trim_offsets": False,
+        "use_regex": True,
+    }
     if family["add_bos"]:
         bos = family["bos"]
         template = {
@@ -152,7 +159,7 @@ def write_tokenizer(folder: Path, family: Mapping[str, Any], vocab_size: int, ma
 
 
 def text_of(tokens: int, seed: int) -> str:
-    """Text of exactly `tokens` tokens (special tokens not counted) for every synthetic tokenizer, from a seeded generator.
+    """Seeded text of exactly `tokens` tokens (special tokens not counted) for every synthetic tokenizer.
 
     Only two-syllable words are used: every family's vocabulary holds all 10,000 of them.
     """

@@ -17,7 +17,9 @@ from revati_coordinator.generated import clock_pb2 as pb
 from revati_coordinator.rundir import find_run
 from tests.conftest import REVATI, wait_until
 
-PROGRAM = "import time\nprint('up', flush=True)\nwhile True:\n  time.sleep(1); print(repr(time.monotonic()), flush=True)"
+PROGRAM = (
+    "import time\nprint('up', flush=True)\nwhile True:\n  time.sleep(1); print(repr(time.monotonic()), flush=True)"
+)
 
 
 @pytest.fixture
@@ -82,7 +84,9 @@ def test_vanished_actor_frees_the_clock(run: tuple[subprocess.Popen[str], str]) 
         assert observer.wait_until(before + 10**9)
 
 
-def test_other_protocol_is_refused_by_name(run: tuple[subprocess.Popen[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_protocol_is_refused_by_name(
+    run: tuple[subprocess.Popen[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("revati_coordinator.client.PROTOCOL", 99)
     with pytest.raises(CoordinatorError, match="protocol 1, the client 99"):
         ClockActor(run[1], "from the future")

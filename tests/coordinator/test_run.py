@@ -45,7 +45,9 @@ def test_killed_program_gives_128_plus_signal(revati: Call) -> None:
 
 def test_several_commands_share_one_clock(revati: Call) -> None:
     """Two processes of one shell line see each other's sleeps."""
-    script = "python3 -c 'import time; time.sleep(50)' & sleep 20; date +%s; wait; date +%s".replace("python3", sys.executable)
+    script = "python3 -c 'import time; time.sleep(50)' & sleep 20; date +%s; wait; date +%s".replace(
+        "python3", sys.executable
+    )
     done = revati("run", "--quiet", "--", "sh", "-c", script)
     first, second = map(int, done.stdout.split())
     assert second - first == 30
@@ -150,7 +152,9 @@ def test_signals_end_the_run(start: Start, number: signal.Signals) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     wait_until(lambda: not processes_with(marker), what="the end of every process")
-    assert "revati/" not in errors  # no traceback of ours; Python's own KeyboardInterrupt of the program is its business
+    assert (
+        "revati/" not in errors
+    )  # no traceback of ours; Python's own KeyboardInterrupt of the program is its business
 
 
 def test_deadlock_is_reported_with_names(revati: Call) -> None:

@@ -68,7 +68,9 @@ def test_port_in_use(revati: Call, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        _one_sentence(revati("run", "--", str(vllm), "serve", str(tmp_path), "--port", port), 3, f"port {port}", "in use")
+        _one_sentence(
+            revati("run", "--", str(vllm), "serve", str(tmp_path), "--port", port), 3, f"port {port}", "in use"
+        )
 
 
 def test_listen_port_in_use(revati: Call) -> None:

@@ -91,7 +91,7 @@ def test_refuses_another_models_folder_and_unknown_names(tmp_path: Path) -> None
     write_model("llama-2-7b", tmp_path)
     with pytest.raises(UsageError, match="another model"):
         write_model("qwen3-8b", tmp_path)
-    with pytest.raises(UnknownNameError, match="llama-3.1-8b"):
+    with pytest.raises(UnknownNameError, match=r"llama-3\.1-8b"):
         write_model("llama-3.1-9b", tmp_path / "x")
 
 
@@ -101,6 +101,8 @@ def test_transformers_loads_it(tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     assert tokenizer.eos_token_id == 128009
     assert tokenizer(text_of(10, 1)).input_ids[0] == 128000
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert prompt.count("<|start_header_id|>") == 2
     assert transformers.AutoConfig.from_pretrained(str(tmp_path)).num_key_value_heads == 8
