@@ -102,6 +102,11 @@ void rvt_sleep_clock(int kind, int64_t clock_ns) {
 }
 
 int rvt_futex_until(int kind, uint32_t *word, uint32_t expected, bool is_private, int64_t deadline_ns) {
+  return rvt_futex_limited(kind, word, expected, is_private, deadline_ns, 0);
+}
+
+int rvt_futex_limited(int kind, uint32_t *word, uint32_t expected, bool is_private, int64_t deadline_ns,
+                      int64_t real_limit_ns) {
   struct rvt_slot *slot = rvt_self_tls.slot;
   rvt_active();
   for (;;) {
@@ -114,11 +119,13 @@ int rvt_futex_until(int kind, uint32_t *word, uint32_t expected, bool is_private
           {expected, (uint64_t)word, FUTEX2_SIZE_U32 | (is_private ? FUTEX2_PRIVATE : 0), 0},
           {0, (uint64_t)&slot->kick, FUTEX2_SIZE_U32, 0},
       };
-      result = rvt_raw(SYS_futex_waitv, (long)waits, 2, 0, 0, CLOCK_MONOTONIC, 0);
+      struct timespec limit = rvt_timespec(real_limit_ns ? rvt_host_ns() + real_limit_ns : 0);
+      result = rvt_raw(SYS_futex_waitv, (long)waits, 2, 0, real_limit_ns ? (long)&limit : 0, CLOCK_MONOTONIC, 0);
     } else {
       result = rvt_raw(SYS_futex, (long)word, FUTEX_WAIT | (is_private ? FUTEX_PRIVATE_FLAG : 0), expected, 0, 0, 0);
     }
     uint32_t kick = rvt_unblock();
+    if (result == -ETIMEDOUT && !kick) return ETIMEDOUT;
     if (result == -ENOSYS) rvt_fail("futex_waitv is missing: Linux 5.16 or later is needed");
     if ((result == -EINTR && !kick) || kick == RVT_KICK_SIGNAL) return EINTR;
     if (result == 0 || __atomic_load_n(word, __ATOMIC_SEQ_CST) != expected) return 0;

@@ -149,6 +149,9 @@ void rvt_sleep_clock(int kind, int64_t clock_ns); /* until the clock itself is t
 int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interruptible);
 /* Waits on a futex word of the program as long as it holds `expected`: 0 woken or changed, ETIMEDOUT, EINTR. */
 int rvt_futex_until(int kind, uint32_t *word, uint32_t expected, bool is_private, int64_t deadline_ns);
+/* The same; with a real limit a timed wait may end early, with ETIMEDOUT. */
+int rvt_futex_limited(int kind, uint32_t *word, uint32_t expected, bool is_private, int64_t deadline_ns,
+                      int64_t real_limit_ns);
 /* Polls until something is ready: > 0 ready, 0 timed out, -1 with errno. deadline RVT_FOREVER_NS: untimed. */
 int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_ns, const sigset_t *mask,
                    uint64_t what);
@@ -169,6 +172,7 @@ int64_t rvt_absolute_ns(clockid_t clock, const struct timespec *t);
 
 void rvt_zmq_check(void); /* patches libzmq's cycle counter when it has been loaded */
 bool rvt_idle_timer(const void *caller, int64_t delay_ns);
+bool rvt_from_python(const void *caller);
 bool rvt_vforked(void);
 struct rvt_timer *rvt_external_open(int fd); /* fd -1: until rvt_external_close */
 void rvt_external_close(struct rvt_timer *external);

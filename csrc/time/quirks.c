@@ -57,14 +57,28 @@ void rvt_zmq_check(void) { /* called when a thread is created: libzmq makes thre
 #endif
 }
 
+/* CPython itself waits on a condition variable with a time-out only for its global lock: after 5 ms it asks the
+ * holder to give it up. */
+bool rvt_from_python(const void *caller) {
+  static __thread const void *last;
+  static __thread bool answer;
+  if (last == caller) return answer;
+  last = caller;
+  Dl_info info;
+  answer = false;
+  if (!dladdr(caller, &info) || !info.dli_fname) return false;
+  const char *name = strrchr(info.dli_fname, '/');
+  name = name ? name + 1 : info.dli_fname;
+  answer = !strncmp(name, "libpython", 9) || !strncmp(name, "python", 6);
+  return answer;
+}
+
 /* Idle timers: "library-substring:timeout_ms ..." in the page. The caller's address decides; answers are kept. */
 struct verdict {
   const void *caller;
   int64_t delay_ns;
   bool idle;
 };
-#define RVT_VERDICTS 64
-
 bool rvt_idle_timer(const void *caller, int64_t delay_ns) {
   if (rvt_the_page->idle_stretch <= 1) return false;
   static __thread struct verdict verdicts[4];

@@ -95,7 +95,11 @@ static void cond_wake(struct cond *cond, int count) {
   rvt_raw(SYS_futex, (long)&cond->state, FUTEX_WAKE | (cond->shared ? 0 : FUTEX_PRIVATE_FLAG), count, 0, 0, 0);
 }
 
-static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadline_ns) {
+/* A thread that computes keeps the clock still, so the request for Python's global lock would never come to it, and a
+ * loop that waits for another thread's deed without ever blocking would not end. */
+#define RVT_PYTHON_LOCK_NS 1000000000ll
+
+static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadline_ns, int64_t real_limit_ns) {
   uint32_t seen = __atomic_or_fetch(&cond->state, 1, __ATOMIC_SEQ_CST);
   __atomic_add_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
   int error = pthread_mutex_unlock(mutex);
@@ -103,7 +107,7 @@ static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadlin
     __atomic_sub_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
     return error;
   }
-  do error = rvt_futex_until(RVT_WAIT_COND, &cond->state, seen, !cond->shared, deadline_ns);
+  do error = rvt_futex_limited(RVT_WAIT_COND, &cond->state, seen, !cond->shared, deadline_ns, real_limit_ns);
   while (error == EINTR && !rvt_cancelled()); /* POSIX: not seen by the caller */
   if (error == EINTR) error = 0;
   __atomic_sub_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
@@ -155,21 +159,22 @@ RVT_EXPORT int pthread_cond_destroy(pthread_cond_t *c) {
 
 RVT_EXPORT int pthread_cond_wait(pthread_cond_t *c, pthread_mutex_t *mutex) {
   if (!rvt_on()) return rvt_real.pthread_cond_wait(c, mutex);
-  return cond_until((struct cond *)c, mutex, RVT_FOREVER_NS);
+  return cond_until((struct cond *)c, mutex, RVT_FOREVER_NS, 0);
 }
 
 RVT_EXPORT int pthread_cond_clockwait(pthread_cond_t *c, pthread_mutex_t *mutex, clockid_t clock,
                                       const struct timespec *t) {
   if (!rvt_on()) return rvt_real.pthread_cond_clockwait(c, mutex, clock, t);
   if (rvt_timespec_bad(t)) return EINVAL;
-  return cond_until((struct cond *)c, mutex, rvt_absolute_ns(clock, t));
+  return cond_until((struct cond *)c, mutex, rvt_absolute_ns(clock, t), 0);
 }
 
 RVT_EXPORT int pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *mutex, const struct timespec *t) {
   if (!rvt_on()) return rvt_real.pthread_cond_timedwait(c, mutex, t);
   if (rvt_timespec_bad(t)) return EINVAL;
   struct cond *cond = (struct cond *)c;
-  return cond_until(cond, mutex, rvt_absolute_ns(cond->clock, t));
+  return cond_until(cond, mutex, rvt_absolute_ns(cond->clock, t),
+                    rvt_from_python(__builtin_return_address(0)) ? RVT_PYTHON_LOCK_NS : 0);
 }
 
 RVT_EXPORT int pthread_cond_signal(pthread_cond_t *c) {
