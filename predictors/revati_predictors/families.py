@@ -794,6 +794,7 @@ VARIANTS: dict[str, Family] = {
             _mixed_us,
             _mixed_physics,
             text=frozenset({"model"}),
+            soft=("tp", "model"),
         ),
         Family(
             "attn_mixed_lists",

@@ -35,7 +35,7 @@ class LearnedPredictor:
         self.gpu, self.framework, self.version = gpu, framework, version
         self._roofline = RooflinePredictor(gpu)
         self._packs: list[Pack] = []
-        for key in dict.fromkeys((gpu.key, gpu.nearest, "h100-sxm", "a100-sxm", "h800")):
+        for key in dict.fromkeys((gpu.key, gpu.nearest, "h100-sxm", "a100-sxm", "rtx-pro-6000", "h800")):
             pack = load_pack(key, root)
             if pack is not None and pack.entries:
                 self._packs.append(pack)
@@ -242,6 +242,7 @@ def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimat
         p_alone = prefill.add(op, 1, *max(many, key=lambda s: s[0] * s[1])) if len(set(many)) > 1 else -1
         plans.append((d, d_alone, p, p_alone))
     answers_d, answers_p = decode.estimates(self), prefill.estimates(self)
+    together = _measured_mixed(self, [op for op, (d, _, p, _) in zip(ops, plans) if d and p])
     out = []
     for op, (d, d_alone, p, p_alone) in zip(ops, plans):
         parts = [
@@ -254,8 +255,31 @@ def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimat
         elif len(parts) == 1:
             out.append(parts[0])
         else:
-            out.append(_mixed(self.gpu, *parts))
+            out.append(together.get(op) or _mixed(self.gpu, *parts))
     return out
+
+
+# Where mixed batches run on FlashAttention 2, whose varlen kernel does not split long decodes over SMs: much slower
+# than the sum of the parts, and measured. Elsewhere (FlashAttention 3, TensorRT-LLM kernels) nobody published mixed batches.
+_UNSPLIT = ("a100-sxm", "l40s", "rtx-pro-6000")
+
+
+def _measured_mixed(self: LearnedPredictor, ops: Sequence[Attention]) -> dict[Attention, Estimate]:
+    """Mixed batches from the table of mixed batches: one prefill chunk and equal decodes with the batch's sums."""
+    if not ops or self.gpu.nearest not in _UNSPLIT:
+        return {}
+    family = VARIANTS["attn_mixed"]
+    rows = []
+    for op in ops:
+        ones = [kv - 1 for q, kv in op.seqs if q == 1]
+        many = [(q, kv) for q, kv in op.seqs if q > 1]
+        chunk = sum(q for q, _ in many)
+        cached = sum((kv - q) * q for q, kv in many) / chunk
+        rows.append((op.heads_q, op.heads_kv, op.head_dim, chunk, cached, len(ones), sum(ones) / len(ones)))
+    names = ("heads_q", "heads_kv", "head_dim", *family.axes)
+    columns: dict[str, NDArray[Any]] = {name: _float(part) for name, part in zip(names, zip(*rows))}
+    columns["model"], columns["tp"] = _text([""] * len(rows)), np.ones(len(rows))  # any model with these heads
+    return dict(zip(ops, self._ask("attn_mixed", columns)))
 
 
 def _chunks(seqs: Sequence[tuple[int, int]]) -> list[tuple[float, float, float]]:
@@ -304,7 +328,7 @@ def _mixed(gpu: Gpu, decode: Estimate, prefill: Estimate) -> Estimate:
         us,
         long.lo_us + max(0.0, extra - spread),
         long.hi_us + extra + spread,
-        max(INTERPOLATED, decode.source, prefill.source),
+        max(EXTRAPOLATED, decode.source, prefill.source),
     )
 
 

@@ -53,6 +53,8 @@ _TILE_COLUMNS = (
     np.array([min(1.0, 0.55 + 0.45 * t[0] * t[1] / (128 * 128)) for t in _TILES]),
 )
 _GRAPH_LAUNCH_US = 6.0
+# Above the floor of an empty kernel, as kernel-only measurements on Hopper show (NetX-lab/Frontier, H800).
+_STREAM_EXTRA_US = {"norm": 0.6, "rope": 0.9, "activation": 0.6, "embedding": 0.3, "elementwise": 0.3, "sampling": 1.0}
 _COPY_LATENCY_US = {"h2d": 1.8, "d2h": 1.8, "d2d": 1.5, "p2p": 4.0, "memset": 1.5, "h2h": 1.0}
 
 Number = Any  # float or numpy array: the formulas do not care
@@ -275,7 +277,7 @@ def estimate_us(gpu: Gpu, op: Operator) -> float:
     if isinstance(op, Quantise):
         return float(quantise_us(gpu, op.m, op.k))
     if isinstance(op, Stream):
-        return float(stream_us(gpu, op.bytes))
+        return float(stream_us(gpu, op.bytes)) + _STREAM_EXTRA_US.get(op.op, 0.0)
     if isinstance(op, Copy):
         return float(copy_us(gpu, op.bytes, op.direction))
     if isinstance(op, Collective):
