@@ -1,9 +1,9 @@
 /* PyTorch's own kernels (at::native): fills, ranges, copies with conversion, argmax and gather of tokens.
  *
  * They are C++ templates whose parameters are structures passed by value, which no metadata describes: what is
- * read here is the order of fields in the public headers (ATen/native/cuda: Loops.cuh, MemoryAccess.cuh,
- * Reduce.cuh, ScatterGatherKernel.cu), and where a structure is long, the first addresses found in it: TensorIterator
- * kernels always list the output first.
+ * read here is the order of fields in the public headers (ATen/cuda/detail/OffsetCalculator.cuh and
+ * IntegerDivider.cuh, ATen/native/cuda: Loops.cuh, MemoryAccess.cuh, Reduce.cuh, ScatterGatherKernel.cu). Scanning
+ * a structure for addresses does not work: its unused dimensions hold whatever the caller's stack held.
  *
  * At graph capture parameters are copied by the sizes below. A structure may be shorter than its size here: the
  * copy then takes a few bytes more of the caller's stack, which are never looked at.
@@ -12,7 +12,13 @@
 
 #include "device/semantics.h"
 
-#define LAMBDA_BYTES 1024
+#define LAMBDA_BYTES 1088
+
+/* OffsetCalculator<args, uint32_t>: {int dims; {divisor, m1, shift} sizes[25]; uint32_t strides[25][args]}; what a
+ * lambda captures after it starts at the next multiple of 8. Strides are in bytes. */
+#define MAX_DIMS 25
+#define CALCULATOR_BYTES(args) (4 + MAX_DIMS * 12 + MAX_DIMS * 4 * (args))
+#define AFTER_CALCULATOR(args) ((CALCULATOR_BYTES(args) + 7) & ~7)
 
 /* c10::ScalarType */
 enum { BYTE = 0, CHAR = 1, SHORT = 2, INT = 3, LONG = 4, HALF = 5, FLOAT = 6, DOUBLE = 7, BOOL = 11, BFLOAT16 = 15 };
@@ -86,16 +92,11 @@ static void convert(const unsigned char *from, int from_type, unsigned char *to,
   }
 }
 
-/* Addresses of the device (or pinned memory seen by it) inside a by-value structure. */
-static int addresses(const void *structure, size_t bytes, uint64_t *out, int room)
+static uint64_t address_at(const void *structure, size_t offset)
 {
-  int found = 0;
-  for (size_t at = 0; at + 8 <= bytes && found < room; at += 8) {
-    uint64_t v;
-    memcpy(&v, (const char *)structure + at, 8);
-    if (RVT_UNLIKELY(rvt_is_device_address(v))) out[found++] = v;
-  }
-  return found;
+  uint64_t address;
+  memcpy(&address, (const char *)structure + offset, 8);
+  return address;
 }
 
 /* --- fills and ranges ---------------------------------------------------------------------------------- */
@@ -153,14 +154,21 @@ static enum rvt_semantic_result arange(const struct rvt_launch *l)
 
 /* --- copies -------------------------------------------------------------------------------------------- */
 
-#define COPY_LIMIT (1 << 16) /* elements: larger tensors are no control data */
+#define COPY_LIMIT (1 << 13) /* elements: larger tensors are no control data, and neither are half precision ones */
+
+static bool control_data(int type, int64_t n) { return type != HALF && type != BFLOAT16 && n <= COPY_LIMIT; }
+
+static bool is_known(uint64_t addr)
+{
+  uint8_t byte;
+  return rvt_mem_read(addr, &byte, 1);
+}
 
 static enum rvt_semantic_result copy_elements(uint64_t to, int to_type, uint64_t from, int from_type, int64_t n)
 {
   unsigned from_bytes = scalar_bytes(from_type), to_bytes = scalar_bytes(to_type);
-  bool integers = from_type != HALF && from_type != BFLOAT16 && to_type != HALF && to_type != BFLOAT16;
   if (n <= 0) return RVT_SEM_DONE;
-  if (!from_bytes || !to_bytes || n > COPY_LIMIT || (from_type != to_type && !integers)) {
+  if (!from_bytes || !to_bytes || !control_data(from_type, n) || !control_data(to_type, n) || !is_known(from)) {
     if (to_bytes) rvt_mem_forget(to, (uint64_t)n * to_bytes);
     else rvt_mem_forget_at(to);
     return RVT_SEM_DONE;
@@ -211,6 +219,36 @@ static enum rvt_semantic_result copy_cast(const struct rvt_launch *l)
   return copy_elements(data[0], to_type, data[1], from_type, *(const int32_t *)l->params[0]);
 }
 
+/* elementwise_kernel<.., gpu_kernel_impl_nocast<direct_copy>::lambda>(n, {calculator<2>, {out, in}, f}) */
+static enum rvt_semantic_result copy_strided(const struct rvt_launch *l)
+{
+  const char *closure = l->params[1];
+  const uint32_t *words = l->params[1];
+  uint64_t to = address_at(closure, AFTER_CALCULATOR(2)), from = address_at(closure, AFTER_CALCULATOR(2) + 8);
+  int type = copy_type(l->kernel->name);
+  unsigned bytes = scalar_bytes(type);
+  int32_t n = *(const int32_t *)l->params[0];
+  uint32_t dims = words[0];
+  if (!bytes || n <= 0 || !control_data(type, n) || dims > MAX_DIMS || !is_known(from)) {
+    rvt_mem_forget_at(to);
+    return RVT_SEM_DONE;
+  }
+  const uint32_t *strides = words + 1 + MAX_DIMS * 3;
+  for (int32_t i = 0; i < n; i++) {
+    uint32_t rest = (uint32_t)i, to_offset = 0, from_offset = 0;
+    for (uint32_t d = 0; d < dims; d++) {
+      uint32_t size = words[1 + d * 3], at = size ? rest % size : 0;
+      rest = size ? rest / size : 0;
+      to_offset += at * strides[d * 2];
+      from_offset += at * strides[d * 2 + 1];
+    }
+    uint64_t value;
+    if (rvt_mem_read(from + from_offset, &value, bytes)) rvt_mem_write(to + to_offset, &value, bytes);
+    else rvt_mem_forget(to + to_offset, bytes);
+  }
+  return RVT_SEM_DONE;
+}
+
 /* --- tokens -------------------------------------------------------------------------------------------- */
 
 static void write_tokens(uint64_t to, const struct rvt_sampled *chosen)
@@ -220,74 +258,125 @@ static void write_tokens(uint64_t to, const struct rvt_sampled *chosen)
   rvt_mem_write(to, wide, chosen->rows * 8ull);
 }
 
-/* gather(dim, index) of the buffer that a sampling kernel left its local winners in. */
-static enum rvt_semantic_result gather(const struct rvt_launch *l)
-{
-  uint64_t found[3];
-  int n = addresses(l->params[1], LAMBDA_BYTES, found, 3);
-  const struct rvt_sampled *chosen = rvt_sampled();
-  if (n == 0) return RVT_SEM_DONE;
-  if (chosen->where && n >= 2 && (found[1] == chosen->where || (n == 3 && found[2] == chosen->where))) {
-    write_tokens(found[0], chosen);
-  } else {
-    rvt_mem_forget_at(found[0]);
-  }
-  return RVT_SEM_DONE;
-}
-
-/* vectorized_gather_kernel(char *out, char *in, index_t *, ...) */
-static enum rvt_semantic_result gather_rows(const struct rvt_launch *l)
+static enum rvt_semantic_result gathered(uint64_t out, uint64_t in)
 {
   const struct rvt_sampled *chosen = rvt_sampled();
-  uint64_t out = *(const uint64_t *)l->params[0], in = *(const uint64_t *)l->params[1];
   if (chosen->where && in == chosen->where) write_tokens(out, chosen);
   else rvt_mem_forget_at(out);
   return RVT_SEM_DONE;
 }
 
-/* reduce_kernel<.., ReduceOp<T, ArgMaxOps<T>, ..>>: one structure {ops, identity (value, index), ReduceConfig
- * {element_size, inputs, outputs, ..}, calculators, src, dst, ..}. An argmax over thousands of columns is greedy
- * sampling over the vocabulary; a narrower one belongs to another kernel's scheme. */
+/* gather(dim, index) of the buffer that a sampling kernel left its local winners in:
+ * (n, {calculator<3>, out, in, index, ..}) */
+static enum rvt_semantic_result gather(const struct rvt_launch *l)
+{
+  return gathered(address_at(l->params[1], AFTER_CALCULATOR(3)), address_at(l->params[1], AFTER_CALCULATOR(3) + 8));
+}
+
+/* vectorized_gather_kernel(char *out, char *in, index_t *, ...) */
+static enum rvt_semantic_result gather_rows(const struct rvt_launch *l)
+{
+  return gathered(address_at(l->params[0], 0), address_at(l->params[1], 0));
+}
+
+/* reduce_kernel's only parameter, a ReduceOp: {ops, identity, ReduceConfig, calculator<1>, calculator<2>, src, dst[2],
+ * ..}. The sizes of ops and identity depend on the operation; the configuration is found by its own consistency. */
+struct reduction {
+  uint64_t source, target;
+  int32_t inputs, outputs;
+};
+
+static bool find_reduction(const void *op, struct reduction *out)
+{
+  enum { ELEMENT, INPUTS, OUTPUTS, STEP_IN, STEP_OUT, CTAS, IN_MULT, OUT_MULT = 9, WIDTH = 11, HEIGHT, THREADS };
+  for (size_t at = 4; at <= 64; at += 4) {
+    int32_t c[16];
+    memcpy(c, (const char *)op + at, sizeof c);
+    bool sound = c[ELEMENT] > 0 && c[ELEMENT] <= 16 && c[INPUTS] > 0 && c[OUTPUTS] > 0 && c[CTAS] >= 1 && c[WIDTH] > 0 &&
+                 c[HEIGHT] > 0 && c[THREADS] == c[WIDTH] * c[HEIGHT] && c[THREADS] <= 1024;
+    size_t pointers = (at + 64 + CALCULATOR_BYTES(1) + CALCULATOR_BYTES(2) + 7) & ~(size_t)7;
+    if (!sound || pointers + 16 > LAMBDA_BYTES) continue;
+    *out = (struct reduction){address_at(op, pointers), address_at(op, pointers + 8), c[INPUTS], c[OUTPUTS]};
+    if (rvt_is_device_address(out->source) && rvt_is_device_address(out->target)) return true;
+  }
+  return false;
+}
+
+/* An argmax over thousands of columns is greedy sampling over the vocabulary; a narrower one belongs to another
+ * kernel's scheme. */
 static enum rvt_semantic_result argmax(const struct rvt_launch *l)
 {
-  const char *op = l->params[0];
-  uint64_t found[2];
-  int32_t inputs, outputs;
-  int type = scalar_after(l->kernel->name, "9ArgMaxOpsI");
-  size_t identity = type == DOUBLE || type == LONG ? 16 : 16; /* pair<T, int64_t>, 8-byte aligned */
-  memcpy(&inputs, op + 8 + identity + 4, 4);
-  memcpy(&outputs, op + 8 + identity + 8, 4);
-  int n = addresses(op, LAMBDA_BYTES, found, 2);
-  if (n < 2) return RVT_SEM_DONE;
-  if (inputs < 1024 || outputs < 1 || outputs > 8192) {
-    rvt_mem_forget_at(found[1]);
+  struct reduction r;
+  if (!find_reduction(l->params[0], &r)) return RVT_SEM_DONE;
+  if (r.inputs < 1024 || r.outputs > 8192) {
+    rvt_mem_forget_at(r.target);
     return RVT_SEM_DONE;
   }
-  rvt_sample_rows((uint32_t)outputs, (uint32_t)inputs, 0);
-  write_tokens(found[1], rvt_sampled());
+  rvt_sample_rows((uint32_t)r.outputs, (uint32_t)r.inputs, 0);
+  write_tokens(r.target, rvt_sampled());
   return RVT_SEM_DONE;
 }
 
 /* --- everything else ----------------------------------------------------------------------------------- */
 
-/* Unknown TensorIterator kernel: its output, the first address, is unknown now; its inputs are as they were. */
-static enum rvt_semantic_result forget_output(const struct rvt_launch *l)
+static enum rvt_semantic_result forget_reduction(const struct rvt_launch *l)
 {
-  uint64_t found;
-  for (int i = 1; i < l->kernel->param_count; i++) {
-    if (addresses(l->params[i], l->kernel->params[i].bytes, &found, 1)) {
-      rvt_mem_forget_at(found);
-      break;
-    }
-  }
+  struct reduction r;
+  if (find_reduction(l->params[0], &r)) rvt_mem_forget_at(r.target);
   return RVT_SEM_DONE;
 }
 
-/* A reduction's source comes before its destination. */
-static enum rvt_semantic_result forget_reduction(const struct rvt_launch *l)
+/* (n, functor, {out, ..}): the output is unknown now, the inputs are as they were. */
+static enum rvt_semantic_result forget_first(const struct rvt_launch *l)
 {
-  uint64_t found[2];
-  if (addresses(l->params[0], LAMBDA_BYTES, found, 2) == 2) rvt_mem_forget_at(found[1]);
+  rvt_mem_forget_at(address_at(l->params[2], 0));
+  return RVT_SEM_DONE;
+}
+
+/* Tensors behind an elementwise functor, by its mangled name; 0 = not known. */
+static int tensors_of(const char *name)
+{
+  static const struct { const char *text; int tensors; } known[] = {
+      {"FillFunctorI", 1}, {"AUnaryFunctorI", 2}, {"BUnaryFunctorI", 2}, {"CUDAFunctorOnSelf", 2}, {"BinaryFunctorI", 3},
+      {"CUDAFunctor_addI", 3}, {"CompareFunctorI", 3}, {"where_kernel_impl", 4},
+  };
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+    if (strstr(name, known[i].text)) return known[i].tensors;
+  }
+  /* A lambda: one output and as many inputs as it has arguments, EUl<arguments>E_. */
+  for (const char *p = strstr(name, "EUl"); p; p = strstr(p, "EUl")) {
+    p += 3;
+    if (*p == 'v') continue;
+    int arguments = 0;
+    while (*p && *p != 'E') {
+      if (*p == 'N') {
+        p = strchr(p, 'E');
+      } else if (*p == 'S') {
+        p = strchr(p, '_');
+      } else if (!strchr("hasitjlmfdb", *p)) {
+        return 0;
+      }
+      if (!p) return 0;
+      p++;
+      arguments++;
+    }
+    return *p == 'E' && arguments <= 3 ? arguments + 1 : 0;
+  }
+  return 0;
+}
+
+/* elementwise_kernel<.., lambda>(n, {calculator<tensors>, {out, ..}, f}) */
+static enum rvt_semantic_result forget_strided(const struct rvt_launch *l)
+{
+  int tensors = tensors_of(l->kernel->name);
+  if (tensors) rvt_mem_forget_at(address_at(l->params[1], (size_t)AFTER_CALCULATOR(tensors)));
+  return RVT_SEM_DONE;
+}
+
+/* index_elementwise_kernel(n, {calculator<3>, out, in, ..}) */
+static enum rvt_semantic_result forget_indexed(const struct rvt_launch *l)
+{
+  rvt_mem_forget_at(address_at(l->params[1], AFTER_CALCULATOR(3)));
   return RVT_SEM_DONE;
 }
 
@@ -304,6 +393,7 @@ static bool contains(const struct rvt_kernel *kernel, const char *text) { return
 static bool is_fill(const struct rvt_kernel *k) { return contains(k, "FillFunctorI"); }
 static bool is_copy(const struct rvt_kernel *k) { return contains(k, "direct_copy_kernel_cuda"); }
 static bool is_arange(const struct rvt_kernel *k) { return contains(k, "arange_cuda_out"); }
+static bool is_plain_copy(const struct rvt_kernel *k) { return is_copy(k) && contains(k, "gpu_kernel_impl_nocast"); }
 static bool is_argmax(const struct rvt_kernel *k) { return contains(k, "9ArgMaxOpsI"); }
 
 const struct rvt_entry rvt_entries_torch[] = {
@@ -320,9 +410,11 @@ const struct rvt_entry rvt_entries_torch[] = {
     {.pattern = "24vectorized_gather_kernelI", .anywhere = true, .fn = gather_rows, SIZES(gather_params)},
     {.pattern = "13reduce_kernelI", .anywhere = true, .fn = argmax, .accept = is_argmax, SIZES(one_structure)},
     {.pattern = "13reduce_kernelI", .anywhere = true, .fn = forget_reduction, SIZES(one_structure)},
-    {.pattern = "29vectorized_elementwise_kernelI", .anywhere = true, .fn = forget_output, SIZES(n_f_data)},
-    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = forget_output, SIZES(n_f_data_casts)},
-    {.pattern = "18elementwise_kernelI", .anywhere = true, .fn = forget_output, SIZES(n_lambda)},
-    {.pattern = "24index_elementwise_kernelI", .anywhere = true, .fn = forget_output, SIZES(n_lambda)},
+    {.pattern = "29vectorized_elementwise_kernelI", .anywhere = true, .fn = forget_first, SIZES(n_f_data)},
+    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = forget_first,
+     SIZES(n_f_data_casts)},
+    {.pattern = "18elementwise_kernelI", .anywhere = true, .fn = copy_strided, .accept = is_plain_copy, SIZES(n_lambda)},
+    {.pattern = "18elementwise_kernelI", .anywhere = true, .fn = forget_strided, SIZES(n_lambda)},
+    {.pattern = "24index_elementwise_kernelI", .anywhere = true, .fn = forget_indexed, SIZES(n_lambda)},
     {0},
 };
