@@ -31,7 +31,7 @@ static void properties(void) {
   CHECK(!strcmp((char *)twelve, (char *)thirteen) && strstr((char *)twelve, "H100"));
   memcpy(&value, twelve + 388, 4);
   CHECK(value == sm);
-  memcpy(&value, thirteen + 376, 4);
+  memcpy(&value, thirteen + 384, 4);
   CHECK(value == sm);
   CHECK(twelve[1031] == 0 && twelve[1032] == 0xEE);
   CHECK(thirteen[1007] == 0 && thirteen[1008] == 0xEE);
