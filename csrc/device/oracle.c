@@ -222,7 +222,7 @@ void rvt_request_init(struct rvt_request *request, const char *id, const int32_t
   request->length = rule && rule->length >= 0 ? rule->length : config.length;
   request->text = rule ? rule->text : NULL;
   request->text_count = rule ? rule->text_count : 0;
-  if (request->eos < 0) request->eos = config.eos;
+  if (request->eos == -1) request->eos = config.eos;
 }
 
 /* Announced requests: a table that forgets the oldest. Writers are the observer's calls (one thread). */
@@ -248,7 +248,7 @@ const struct rvt_request *rvt_request_find(const char *id)
 }
 
 /* Called by a framework observer when a request enters the worker. `prompt` holds token ids; `avoid` the EOS and
- * stop ids; eos -1 = none; seed 0 = the request gave none. */
+ * stop ids; eos -1 = not known, -2 = the request ignores it; seed 0 = the request gave none. */
 RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint32_t prompt_tokens, uint64_t seed,
                                     uint32_t min_tokens, int32_t eos, const int32_t *avoid, uint32_t avoid_count)
 {
@@ -306,32 +306,42 @@ static int32_t draw(const struct rvt_choice *c, uint64_t h)
   return token;
 }
 
-/* A token that the grammar allows. Real models close their strings; a draw over the whole mask nearly never
- * would, so half of the draws take one of the lowest allowed ids, which in common vocabularies are the single
- * punctuation characters. An allowed EOS is taken: the grammar is complete. */
+/* The n-th allowed id below `limit`; the last one when there are fewer. -1 = none. */
+static int32_t nth_allowed(const struct rvt_choice *c, uint64_t n, uint32_t limit)
+{
+  int32_t found = -1;
+  for (uint32_t i = 0; i < c->mask_words && i * 32 < limit; i++) {
+    for (uint32_t bits = c->mask[i]; bits; bits &= bits - 1) {
+      uint32_t id = i * 32 + (uint32_t)__builtin_ctz(bits);
+      if (id >= limit) return found;
+      found = (int32_t)id;
+      if (n-- == 0) return found;
+    }
+  }
+  return found;
+}
+
+/* A token that the grammar allows. Real models close their strings and numbers; a draw over the whole mask nearly
+ * never would. In common vocabularies the single characters come first, so part of the draws take one of the
+ * lowest allowed ids (quotes) or the highest one among them (braces). An allowed EOS is taken: the grammar is
+ * complete. */
 static int32_t draw_masked(const struct rvt_choice *c, uint64_t h)
 {
+  enum { SINGLE_CHARACTERS = 259 };
   const struct rvt_request *request = c->request;
   if (request->eos >= 0 && permitted(c, request->eos) && c->output_index >= request->min_tokens) return request->eos;
-  uint32_t words = c->mask_words;
-  if (c->vocab && words > (c->vocab + 31) / 32) words = (c->vocab + 31) / 32;
   uint64_t allowed = 0;
-  for (uint32_t i = 0; i < words; i++) allowed += (uint64_t)__builtin_popcount(c->mask[i]);
+  for (uint32_t i = 0; i < c->mask_words; i++) allowed += (uint64_t)__builtin_popcount(c->mask[i]);
   if (!allowed) return draw(c, h);
-  int32_t plain = draw(c, h >> 8);
-  if ((h & 3) >= 2 && permitted(c, plain)) return plain;
-  uint64_t wanted = (h & 1) ? (h >> 8) % (allowed < 8 ? allowed : 8) : (h >> 8) % allowed;
-  for (uint32_t i = 0; i < words; i++) {
-    uint32_t bits = c->mask[i];
-    uint32_t here = (uint32_t)__builtin_popcount(bits);
-    if (wanted >= here) {
-      wanted -= here;
-      continue;
-    }
-    while (wanted--) bits &= bits - 1;
-    return (int32_t)(i * 32 + (uint32_t)__builtin_ctz(bits));
+  uint32_t vocab = c->vocab ? c->vocab : c->mask_words * 32;
+  int32_t token = draw(c, h >> 8);
+  switch (h & 3) {
+    case 0: token = nth_allowed(c, (h >> 8) % 8, vocab); break;
+    case 1: token = nth_allowed(c, UINT64_MAX, SINGLE_CHARACTERS); break;
+    case 2: token = nth_allowed(c, (h >> 8) % allowed, vocab); break;
+    default: break;
   }
-  return plain;
+  return token >= 0 && permitted(c, token) ? token : nth_allowed(c, (h >> 8) % allowed, vocab);
 }
 
 int32_t rvt_oracle_token(const struct rvt_choice *c)

@@ -13,7 +13,7 @@ struct rvt_request {
   uint64_t key;            /* identity for token values: prompt, seed, sample index */
   uint32_t prompt_tokens;
   uint32_t min_tokens;
-  int32_t eos;             /* -1 unknown */
+  int32_t eos;             /* -1 unknown, -2 none */
   uint32_t avoid_count;    /* EOS and stop ids that must not appear by chance */
   int32_t avoid[RVT_MAX_AVOID];
   int32_t length;          /* output tokens, the last one EOS; -1 = no end of its own */

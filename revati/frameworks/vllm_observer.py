@@ -249,7 +249,7 @@ def _announce_requests(runner: Any, arguments: tuple[Any, ...], _result: Any) ->
         seed = params.seed
         _device.request(
             new.req_id, new.prompt_token_ids, 0 if seed is None else seed + 1, params.min_tokens or 0,
-            -1 if eos is None or ignore else eos, sorted(stops),
+            -2 if ignore else -1 if eos is None else eos, sorted(stops),
         )  # fmt: skip
 
 
