@@ -149,7 +149,7 @@ class _Session:
                 self._host.actor_remove(actor)
 
 
-class ClockService(rpc.ClockServicer):  # type: ignore[misc]
+class ClockService(rpc.ClockServicer):
     """Clock.Session."""
 
     def __init__(self, host: Host) -> None:
@@ -177,7 +177,7 @@ class ClockService(rpc.ClockServicer):  # type: ignore[misc]
             session.close()
 
 
-class ControlService(rpc.ControlServicer):  # type: ignore[misc]
+class ControlService(rpc.ControlServicer):
     """Control: every method answers with the state after it took effect."""
 
     def __init__(self, host: Host, facts: RunFacts) -> None:
