@@ -38,7 +38,9 @@ class BuildBoth(build_ext):
         for table in (ROOT / "csrc" / "api").glob("*.csv"):
             shutil.copyfile(table, tables / table.name)
         if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-            raise SystemExit("revati: Python.h is missing; install the Python headers (Debian: apt-get install python3-dev)")
+            raise SystemExit(
+                "revati: Python.h is missing; install the Python headers (Debian: apt-get install python3-dev)"
+            )
         super().run()
 
     def get_outputs(self) -> list[str]:
@@ -57,9 +59,17 @@ setup(
     package_dir={name: str(Path(root) / name) for name, root in PACKAGE_ROOTS.items()},
     package_data={
         "revati": [
-            "py.typed", "data/**/*", "frameworks/**/*.json", "frameworks/**/*.yaml", "calibration/measure/*.cu",
-            "calibration/measure/plugin/*.py", "experiments/presets/*.yaml", "experiments/data/*.yaml",
-            "experiments/report/*.html", "experiments/report/*.css", "experiments/report/*.js",
+            "py.typed",
+            "data/**/*",
+            "frameworks/**/*.json",
+            "frameworks/**/*.yaml",
+            "calibration/measure/*.cu",
+            "calibration/measure/plugin/*.py",
+            "experiments/presets/*.yaml",
+            "experiments/data/*.yaml",
+            "experiments/report/*.html",
+            "experiments/report/*.css",
+            "experiments/report/*.js",
         ],
         "revati_predictors": ["py.typed", "**/*"],
         "revati_coordinator": ["py.typed"],
