@@ -21,6 +21,7 @@ PYTHON_PROGRAMS = [
     ("threads", None, {}),
     ("subprocesses", None, {}),
     ("multiprocesses", None, {}),
+    ("python_signals", None, {}),
     ("aio", None, {}),
     ("aio", "uvloop", {"UVLOOP": "1"}),
     ("zmq_polls", "zmq", {}),

@@ -100,3 +100,20 @@ def test_deadlock_is_reported(built: Built, which: str, words: list[str]) -> Non
     for word in words:
         assert word in done.stderr, done.stderr
     assert done.stderr.count("(pid ") == (2 if which in ("mutex", "processes") else 1)
+
+
+def test_ties_have_one_order(built: Built) -> None:
+    """18 threads of 6 processes write to one pipe at the same moments: the same sequence in every run, hogs or not."""
+    command = built.inside([str(built.programs["order"])], "--quiet")
+    orders = set()
+    for hogs in (0, 0, 2):
+        running = [subprocess.Popen([built.stress, "--hog", "60"]) for _ in range(hogs)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        finally:
+            for hog in running:
+                hog.kill()
+                hog.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
+        orders.add(done.stdout)
+    assert len(orders) == 1
