@@ -35,6 +35,7 @@ class Family:
         the nearest known value will do (versions, kernels). text: columns that are not numbers.
     shape_ignores: columns that are measured together, so that a validation split must not separate them.
     far: axis factors of the smaller nodes from which a model continues the last axis; extend: nodes added there.
+    edges_by_slots: nodes at the ends of a line, which nothing brackets, are better told from similar configurations.
     region: columns whose combinations are withheld as whole regions when the trainer validates.
     roofline_us, physics: from columns of rows. slots: neighbours of a configuration in order of usefulness, in groups;
         groups up to `strict_groups` stay available for a configuration of a withheld region (unseen heads).
@@ -57,6 +58,7 @@ class Family:
     checked_dtypes: bool = True
     shape_ignores: tuple[str, ...] = ("dtype", "q_dtype", "kv_dtype", "distribution")
     region: tuple[str, ...] = ()
+    edges_by_slots: bool = False
     far: tuple[tuple[float, ...], ...] = ()
     extend: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -660,6 +662,7 @@ VARIANTS: dict[str, Family] = {
             _moe_physics,
             _moe_slots,
             8,
+            edges_by_slots=True,
             text=frozenset({"dtype", "distribution"}),
             soft=("distribution",),
             region=("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size"),

@@ -169,6 +169,8 @@ class Section:
             y[direct] = self.grid.y[where]
             low[direct], high[direct] = _decode_width(self._low[where]), _decode_width(self._high[where])
             source[direct] = np.where(flag == 0, MEASURED, np.where(flag == 1, INTERPOLATED, EXTRAPOLATED))
+            if self.family.edges_by_slots and "config" in self.models:
+                self._edges(np.flatnonzero(direct)[flag == 2], columns, y, low, high, source)
         between = np.flatnonzero(known & ~exact & inside)
         if len(between):
             part = _take(columns, between)
@@ -230,6 +232,24 @@ class Section:
         source[rows] = np.where(covered, INTERPOLATED, EXTRAPOLATED)
         low[rows] = np.where(covered, low[rows], np.maximum(low[rows], self.facts["beyond_width"]))
         high[rows] = np.where(covered, high[rows], np.maximum(high[rows], self.facts["beyond_width"]))
+
+    def _edges(
+        self,
+        rows: NDArray[np.int64],
+        columns: Columns,
+        y: Floats,
+        low: Floats,
+        high: Floats,
+        source: NDArray[np.int64],
+    ) -> None:
+        """Nodes at the ends of a line, from similar configurations where there are some."""
+        assert self._slots is not None
+        part = _take(columns, rows)
+        ids, _ = self._slots.of(stack.key_columns(self.family, part))
+        some = np.flatnonzero((ids[:, : self.family.strict_slots] != ABSENT).any(axis=1))
+        if len(some):
+            self._from_model("config", rows[some], _take(part, some), y, low, high)
+            source[rows[some]] = INTERPOLATED
 
     def _beyond(
         self, rows: NDArray[np.int64], config: NDArray[np.int64], columns: Columns, y: Floats, low: Floats, high: Floats

@@ -260,7 +260,7 @@ def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimat
 
 
 # Where mixed batches run on FlashAttention 2, whose varlen kernel does not split long decodes over SMs: much slower
-# than the sum of the parts, and measured. Elsewhere (FlashAttention 3, TensorRT-LLM kernels) nobody published mixed batches.
+# than the sum of the parts, and measured. Elsewhere (FlashAttention 3, TensorRT-LLM kernels) there is no such table.
 _UNSPLIT = ("a100-sxm", "l40s", "rtx-pro-6000")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,8 +47,8 @@ class SectionEntry:
 
 
 def packs_root() -> Path:
-    """Where the packs of this installation are."""
-    return Path(__file__).parent / "packs"
+    """Where packs are: the directory named by REVATI_PACKS, else those of this installation."""
+    return Path(os.environ.get("REVATI_PACKS") or Path(__file__).parent / "packs")
 
 
 def version_key(version: str) -> tuple[int, ...]:
