@@ -30,8 +30,11 @@ static struct {
 static struct rvt_sampled last;
 static int32_t tokens[MAX_SLOTS];
 
-/* Constraints for the coming sampling step; `serial` tells stale ones from fresh ones without clearing. */
+/* Constraints for the coming sampling step; `serial` tells stale ones from fresh ones without clearing. They hold
+ * for one step: until the framework begins the next (V2 runner), the observer announces another batch, or, where
+ * neither tells, for one choice of tokens. */
 static uint32_t serial = 1;
+static const struct rvt_batch *constrained_batch;
 static struct {
   uint32_t mask_serial, mask_words;
   uint32_t allowed_serial, allowed_count;
@@ -64,6 +67,14 @@ void rvt_step_sampling(uint64_t seeds_addr, uint64_t temperature_addr)
   step.temperature_addr = temperature_addr;
 }
 
+static void constrain(void)
+{
+  const struct rvt_batch *batch = rvt_batch_current();
+  if (constrained && batch != constrained_batch) serial++;
+  constrained_batch = batch;
+  constrained = true;
+}
+
 /* Grows geometrically; kept for the life of the process. */
 static void *keep(void *old, uint32_t *room, uint32_t wanted, size_t element)
 {
@@ -90,24 +101,27 @@ void rvt_step_mask(uint32_t row, const uint32_t *mask, uint32_t words)
 {
   static uint32_t room[MAX_SLOTS];
   if (row >= MAX_SLOTS) return;
+  uint32_t word = 0;
+  while (word < words && mask[word] == UINT32_MAX) word++;
+  if (word == words) return; /* everything is allowed: the row has no grammar */
+  constrain();
   constraints[row].mask = keep(constraints[row].mask, &room[row], words, sizeof *mask);
   if (!constraints[row].mask) return;
   memcpy(constraints[row].mask, mask, words * sizeof *mask);
   constraints[row].mask_words = words;
   constraints[row].mask_serial = serial;
-  constrained = true;
 }
 
 void rvt_step_allowed(uint32_t row, const int32_t *ids, uint32_t count)
 {
   static uint32_t room[MAX_SLOTS];
   if (row >= MAX_SLOTS) return;
+  constrain();
   constraints[row].allowed = keep(constraints[row].allowed, &room[row], count, sizeof *ids);
   if (!constraints[row].allowed) return;
   memcpy(constraints[row].allowed, ids, count * sizeof *ids);
   constraints[row].allowed_count = count;
   constraints[row].allowed_serial = serial;
-  constrained = true;
 }
 
 /* The request of a slot, from its prompt in memory; random sampling mixes in the slot's seed. */
@@ -155,7 +169,7 @@ struct rvt_choice rvt_row_choice(uint32_t row, uint32_t vocab)
   choice.request = request ? request : nameless(row);
   int64_t index = length - (int64_t)choice.request->prompt_tokens;
   choice.output_index = index > 0 ? (uint32_t)index : 0;
-  if (constrained && row < MAX_SLOTS) {
+  if (constrained && batch == constrained_batch && row < MAX_SLOTS) {
     if (constraints[row].mask_serial == serial) {
       choice.mask = constraints[row].mask;
       choice.mask_words = constraints[row].mask_words;
@@ -176,6 +190,7 @@ const int32_t *rvt_sample_rows(uint32_t rows, uint32_t vocab, uint64_t where)
     tokens[row] = rvt_oracle_token(&choice);
   }
   last = (struct rvt_sampled){.rows = rows, .vocab = vocab, .where = where, .tokens = tokens};
+  if (step.rows == 0 && rvt_batch_current()->nseq == 0) constrained = false;
   return tokens;
 }
 

@@ -49,6 +49,23 @@ static enum rvt_semantic_result grammar_bitmask(const struct rvt_launch *l)
   return DONE;
 }
 
+/* xgrammar's Triton kernel, as vLLM's V1 runner uses it: one mask per row, or per listed row. */
+static enum rvt_semantic_result xgrammar_bitmask(const struct rvt_launch *l)
+{
+  enum { LOGITS, BITMASK, INDICES, ROWS, VOCAB, LOGITS_STRIDE, BITMASK_STRIDE };
+  uint32_t rows = (uint32_t)rvt_arg_int(l, ROWS), words = (uint32_t)rvt_arg_int(l, BITMASK_STRIDE);
+  uint64_t indices = rvt_arg_ptr(l, INDICES);
+  uint32_t *mask = rvt_scratch(2, words * 4ull);
+  for (uint32_t i = 0; i < rows && rows <= 8192; i++) {
+    int32_t row = (int32_t)i;
+    if (indices && !rvt_read_i32(indices + 4ull * i, &row, 1)) continue;
+    if (rvt_mem_read(rvt_arg_ptr(l, BITMASK) + 4ull * (uint32_t)row * words, mask, words * 4ull)) {
+      rvt_step_mask((uint32_t)row, mask, words);
+    }
+  }
+  return DONE;
+}
+
 /* _bias_kernel: of allowed ids, biases and stop ids only the first restricts which token may come. */
 static enum rvt_semantic_result logit_bias(const struct rvt_launch *l)
 {
@@ -185,6 +202,7 @@ static enum rvt_semantic_result num_nans(const struct rvt_launch *l)
 const struct rvt_entry rvt_entries_vllm_sample[] = {
     {.pattern = "_gumbel_sample_kernel", .fn = gumbel_sample, .signature = "PIPIQIQPIPPPPI"},
     {.pattern = "_apply_grammar_bitmask_kernel", .fn = grammar_bitmask, .signature = "PIPPII"},
+    {.pattern = "apply_token_bitmask_inplace_kernel", .fn = xgrammar_bitmask, .signature = "PPQIIII"},
     {.pattern = "_bias_kernel", .fn = logit_bias, .signature = "PIIPPPIPPIPIPPPPI"},
     {.pattern = "_topk_log_softmax_kernel", .fn = topk_log_softmax, .signature = "PPIPII"},
     {.pattern = "_ranks_kernel", .fn = ranks, .signature = "PPIPI"},
