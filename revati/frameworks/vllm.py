@@ -37,7 +37,19 @@ _HOST = {
 
 def environment(program: ProgramEnvironment) -> dict[str, str]:
     """Variables for a vLLM installed in `program`."""
-    return dict(_HOST) | _tool_chain(program)
+    return dict(_HOST) | _tool_chain(program) | _compiled_kernels(program)
+
+
+def _compiled_kernels(program: ProgramEnvironment) -> dict[str, str]:
+    """FlashInfer's cache is one per user, and an environment with other paths rebuilds it: one for each instead."""
+    if "FLASHINFER_WORKSPACE_BASE" in os.environ:
+        return {}
+    folder = _cache_folder() / f"flashinfer-{hashlib.sha256(os.fsencode(program.site)).hexdigest()[:12]}"
+    return {"FLASHINFER_WORKSPACE_BASE": str(folder)}
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "revati"
 
 
 def _tool_chain(program: ProgramEnvironment) -> dict[str, str]:
@@ -65,8 +77,7 @@ def _link_directory(home: Path) -> Path | None:
     runtimes = sorted((home / "lib").glob("libcudart.so.*"))
     if not runtimes:
         return None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "revati" / f"link-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
+    folder = _cache_folder() / f"link-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("libcudart.so", "libcuda.so"):
