@@ -20,8 +20,14 @@
 
 extern pthread_mutex_t never_free; /* sleep.c */
 struct shared *shared;
-struct options options = {
-    .events = 10000, .processes = 4, .threads = 4, .churn_permille = 5, .spin_chain = 0, .seed = 1, .mix = ~0u};
+struct options options = {.events = 10000,
+                          .processes = 4,
+                          .threads = 4,
+                          .churn_permille = 5,
+                          .spin_chain = 0,
+                          .seed = 1,
+                          .host_end_ns = FOREVER_NS,
+                          .mix = ~0u};
 
 void die(const char *what) {
   fprintf(stderr, "stress: %s: %s (pid %d)\n", what, strerror(errno), (int)getpid());
@@ -217,7 +223,7 @@ static void *sender_main(void *argument) {
   struct brief *brief = argument;
   struct actor actor;
   actor_init(&actor, brief->process, brief->thread);
-  for (uint64_t sent = 0; sent < quota;) {
+  for (uint64_t sent = 0; sent < quota && host_ns() < options.host_end_ns;) {
     sleep_checked(&actor, pick_delay_ns(&actor));
     uint64_t burst = pick(&actor, 8) ? 1 : 1 + pick(&actor, 4);
     for (uint64_t i = 0; i < burst && sent < quota; i++, sent++)
@@ -258,9 +264,9 @@ static void process_main(int process, int receivers) {
 }
 
 static void usage(void) {
-  fprintf(stderr,
-          "usage: stress [--events N] [--processes N] [--threads N] [--mix all|kind,kind] [--seed N]\n"
-          "              [--churn PERMILLE] [--spin-chain] [--at-least EARLY_US]\n       stress --hog SECONDS\nkinds:");
+  fprintf(stderr, "usage: stress [--events N] [--processes N] [--threads N] [--mix all|kind,kind] [--seed N]\n"
+                  "              [--churn PERMILLE] [--spin-chain] [--at-least EARLY_US] [--seconds REAL]\n       "
+                  "stress --hog SECONDS\nkinds:");
   for (int i = 0; i < KIND_COUNT; i++) fprintf(stderr, " %s", kind_names[i]);
   fprintf(stderr, "\n");
   exit(2);
@@ -289,9 +295,9 @@ static void hog(int seconds) {
 
 static void parse(int argc, char **argv) {
   static const struct option names[] = {
-      {"events", 1, NULL, 'e'},   {"processes", 1, NULL, 'p'}, {"threads", 1, NULL, 't'}, {"mix", 1, NULL, 'm'},
-      {"seed", 1, NULL, 's'},     {"churn", 1, NULL, 'c'},     {"hog", 1, NULL, 'h'},     {"spin-chain", 0, NULL, 'x'},
-      {"at-least", 1, NULL, 'l'}, {NULL, 0, NULL, 0}};
+      {"events", 1, NULL, 'e'},     {"processes", 1, NULL, 'p'}, {"threads", 1, NULL, 't'}, {"mix", 1, NULL, 'm'},
+      {"seed", 1, NULL, 's'},       {"churn", 1, NULL, 'c'},     {"hog", 1, NULL, 'h'},     {"seconds", 1, NULL, 'r'},
+      {"spin-chain", 0, NULL, 'x'}, {"at-least", 1, NULL, 'l'},  {NULL, 0, NULL, 0}};
   options.mix = (1u << KIND_COUNT) - 1;
   for (int letter; (letter = getopt_long(argc, argv, "", names, NULL)) != -1;) {
     if (letter == 'e') options.events = strtoull(optarg, NULL, 10);

@@ -88,7 +88,8 @@ struct options {
   bool at_least;    /* times may be later than expected, never earlier: policies that charge host time */
   int64_t early_ns; /* but for so much, which those policies do not settle */
   uint64_t seed;
-  uint32_t mix; /* bit per kind */
+  int64_t host_end_ns; /* senders stop at this real time, whatever is left to send */
+  uint32_t mix;        /* bit per kind */
 };
 extern struct options options;
 
