@@ -242,6 +242,8 @@ static struct rvt_request *request_slot(uint64_t id_hash, bool make)
   return victim;
 }
 
+bool rvt_requests_announced(void) { return requests != NULL; }
+
 const struct rvt_request *rvt_request_find(const char *id)
 {
   return id ? request_slot(rvt_oracle_hash(id, strlen(id), 0) | 1, false) : NULL;

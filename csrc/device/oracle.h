@@ -41,6 +41,9 @@ int32_t rvt_oracle_alternative(const struct rvt_choice *choice, uint32_t n, int3
 /* Draft tokens accepted of `drafted` at this position (speculative decoding). */
 uint32_t rvt_oracle_accepted(const struct rvt_choice *choice, uint32_t drafted);
 
+/* Whether an observer announces requests in this process. */
+bool rvt_requests_announced(void);
+
 /* Request announced under this id, or NULL. */
 const struct rvt_request *rvt_request_find(const char *id);
 

@@ -72,6 +72,8 @@ static enum rvt_semantic_result prepare_prefill_inputs(const struct rvt_launch *
   return DONE;
 }
 
+int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded_tokens, const char *const *ids);
+
 /* _prepare_pos_seq_lens_kernel: seq_len = computed + scheduled tokens; rows behind the batch read 0. This is also
  * where the batch composition becomes known when no observer tells it. */
 static enum rvt_semantic_result prepare_pos_seq_lens(const struct rvt_launch *l)
@@ -92,6 +94,13 @@ static enum rvt_semantic_result prepare_pos_seq_lens(const struct rvt_launch *l)
   }
   rvt_mem_write(rvt_arg_ptr(l, SEQ_LENS), seq_lens, (uint64_t)room * 4);
   rvt_step_begin(rows, slot, seq_lens);
+  if (!rvt_requests_announced() && rows) {
+    struct rvt_seq *seqs = rvt_scratch(4, rows * sizeof *seqs);
+    for (uint32_t i = 0; i < rows; i++) {
+      seqs[i] = (struct rvt_seq){.q_len = (uint32_t)(start[i + 1] - start[i]), .kv_len = (uint32_t)seq_lens[i]};
+    }
+    revati_observe_batch(seqs, rows, 0, NULL);
+  }
   return DONE;
 }
 
