@@ -35,6 +35,8 @@ class AttachServer:
     def __init__(self, path: Path, spawn: Spawn, exit_code: ExitCode) -> None:
         self._spawn = spawn
         self._exit_code = exit_code
+        self._count = threading.Lock()
+        self.joined = 0  # commands that run now
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         os.chmod(path, 0o600)
@@ -66,8 +68,16 @@ class AttachServer:
             except (CoordinatorError, ValueError, KeyError, IndexError) as error:
                 _send(connection, {"error": str(error)})
                 return
-            _send(connection, {"pid": pid})
-            self._follow(connection, pid)
+            self._add(1)
+            try:
+                _send(connection, {"pid": pid})
+                self._follow(connection, pid)
+            finally:
+                self._add(-1)
+
+    def _add(self, number: int) -> None:
+        with self._count:
+            self.joined += number
 
     def _follow(self, connection: socket.socket, pid: int) -> None:
         lines = b""

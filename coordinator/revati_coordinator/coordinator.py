@@ -111,6 +111,11 @@ class Coordinator:
         return self._end
 
     @property
+    def joined(self) -> int:
+        """Commands of other terminals that run now."""
+        return self._attach.joined if self._attach is not None else 0
+
+    @property
     def ended(self) -> bool:
         return self._thread is not None and not self._thread.is_alive()
 

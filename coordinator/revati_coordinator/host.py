@@ -146,6 +146,7 @@ class Host:
     def __init__(self, options: HostOptions) -> None:
         _require()
         self._keep: list[Any] = []
+        self.held_by_user = False  # paused over the Control service: nobody else lets the clock go
         raw = _ffi.new("struct rvt_host_options *")
         raw.struct_bytes = _ffi.sizeof("struct rvt_host_options")
         raw.policy = POLICIES.index(options.policy)

@@ -240,18 +240,22 @@ class ControlService(rpc.ControlServicer):
         return pb.MetricsReply(text=prometheus_text(self._host.status(), read_use(self._host.device)))
 
     def Pause(self, request: Any, context: Any) -> Any:
+        self._host.held_by_user = True
         self._host.pause()
         return self.Status(request, context)
 
     def Resume(self, request: Any, context: Any) -> Any:
+        self._host.held_by_user = False
         self._host.resume()
         return self.Status(request, context)
 
     def Step(self, request: Any, context: Any) -> Any:
+        self._host.held_by_user = True
         self._host.step(max(1, request.jumps))
         return self.Status(request, context)
 
     def RunTo(self, request: Any, context: Any) -> Any:
+        self._host.held_by_user = True
         self._host.run_to(self._host.status().start_ns + request.t_ns)
         return self.Status(request, context)
 

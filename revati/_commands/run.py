@@ -13,7 +13,9 @@ from typing import Any
 
 from revati._catalogue import parse_gpu_option
 from revati._errors import RevatiError, UsageError
+from revati._idle import IdleBrake
 from revati._program import check_program, find_program
+from revati._serving import serving_command
 
 __all__ = ["add", "summary_lines"]
 
@@ -78,7 +80,6 @@ def check_command(argv: Sequence[str]) -> None:
     """What can be said about a framework's command line before it starts. Raises UsageError or HostError."""
     from revati._hostcheck import check_port
     from revati._program import check_model_directory
-    from revati._serving import serving_command
 
     serving = serving_command(argv)
     if serving is not None:
@@ -122,7 +123,7 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         with signals_to(interrupts, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)):
             run.spawn(argv, run.environment(argv))
             run.start()
-            end = run.wait()
+            end = run.wait(IdleBrake(run) if serving_command(argv) is not None else None)
         use, status, asked = run.use(), run.coordinator.status(), run.predictor_statistics()
     error = end_error(end)
     if arguments.report is not None:
@@ -191,9 +192,7 @@ def summary_lines(end: Any, use: Any, status: Any) -> list[str]:
                 + ", ".join(f"{k} {v:.1%}" for k, v in uncovered.items())
             )
     if use.unknown_reads:
-        lines.append(
-            f"revati: WARNING: {use.unknown_reads} reads of unknown device memory; results may be incomplete"
-        )
+        lines.append(f"revati: WARNING: {use.unknown_reads} reads of unknown device memory; results may be incomplete")
     if use.unsupported_calls:
         lines.append(
             f"revati: WARNING: {use.unsupported_calls} calls that the virtual device lacks (see the messages above)"
