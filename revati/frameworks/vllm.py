@@ -30,6 +30,8 @@ _HOST = {
     # Rendezvous and worker sockets stay on this host, whatever its name resolves to.
     "VLLM_HOST_IP": "127.0.0.1",
     "GLOO_SOCKET_IFNAME": "lo",
+    # Humming builds its launcher when a quantised layer asks for it, not ahead of time in two more torch processes.
+    "HUMMING_DISABLE_PARALLEL_BUILD": "1",
     # A kernel for every possible batch size, built before the first request: minutes of nvcc for nothing.
     "VLLM_DEEP_GEMM_WARMUP": "skip",
 }
