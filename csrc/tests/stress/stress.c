@@ -310,7 +310,8 @@ static void parse(int argc, char **argv) {
     else if (letter == 'l') {
       options.at_least = true;
       options.early_ns = atoll(optarg) * 1000;
-    } else if (letter == 'h') hog(atoi(optarg));
+    } else if (letter == 'r') options.host_end_ns = host_ns() + atoll(optarg) * NS_PER_S;
+    else if (letter == 'h') hog(atoi(optarg));
     else usage();
   }
   if (optind != argc || options.processes < 1 || options.processes > 128 || options.threads < 2 ||
