@@ -202,7 +202,7 @@ class _Rows:
                 op.heads_q,
                 op.heads_kv,
                 op.head_dim,
-                op.window,
+                op.window if 0 < op.window < kv else 0,
                 batch,
                 q,
                 kv,

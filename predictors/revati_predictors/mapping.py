@@ -124,6 +124,8 @@ def _subset(seqs: tuple[tuple[int, int], ...], which: str) -> tuple[tuple[int, i
 
 
 def _attention(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
+    if facts.kv_lora_rank:  # latent attention expands its keys for prefills and runs an ordinary kernel on them
+        return _mla(record, facts, Rule("", "mla", "MLA", "prefill"))
     seqs, observed = _sequences(record)
     own = _subset(seqs, rule.arg)
     parts = [_attention_op(own, facts, rule.arg)]
@@ -154,6 +156,7 @@ def _kv_write(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
 
 def _mla(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
     seqs, observed = _sequences(record)
+    seqs = _subset(seqs, rule.arg or "decode")
     heads = facts.local_heads()[0] if facts.heads_q else 128
     return Resolved(
         [(Mla(seqs, heads, facts.kv_cache_dtype(), record.name[:64]), 1.0)],

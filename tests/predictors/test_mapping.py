@@ -8,7 +8,7 @@ from revati_predictors import RooflinePredictor, find_gpu
 from revati_predictors.facts import NO_FACTS, ModelFacts
 from revati_predictors.kernel_table import RULES
 from revati_predictors.mapping import _ROLES, find_rule, resolve
-from revati_predictors.operators import Attention, Collective, Gemm, Moe, Stream
+from revati_predictors.operators import Attention, Collective, Gemm, Mla, Moe, Stream
 from revati_predictors.service import Pricer
 from revati_predictors.wire import FAMILY, KIND, NEEDS_BATCH, OpRecord
 
@@ -159,6 +159,21 @@ def test_split_backends_share_one_batch() -> None:
     )
     got = [part.seqs for r in (decode, prefill) for part, _ in r.parts if isinstance(part, Attention)]
     assert got == [((1, 500), (1, 600)), ((300, 300),)]
+
+
+def test_latent_attention_splits_the_batch() -> None:
+    """Decodes run on FlashMLA, prefills on an ordinary kernel with expanded keys: together the batch, once."""
+    facts = ModelFacts.from_json({**FACTS, "kv_lora_rank": 512, "heads_q": 128})
+    seqs = ((1, 500), (300, 300))
+    names = (
+        "flash_fwd_splitkv_mla_kernel",
+        "FlashAttnFwdSm90",
+        "concat_and_cache_mla_kernel",
+        "flash_fwd_mla_combine_kernel",
+    )
+    parts = [part for name in names for part, _ in resolve(_kernel(name, seqs), facts).parts]
+    assert [part.seqs for part in parts if isinstance(part, Mla)] == [((1, 500),), ((300, 300),)]
+    assert len(parts) == 2
 
 
 def test_moe_layer_is_counted_once() -> None:
