@@ -17,7 +17,7 @@ from revati.experiments.case import Case
 from revati.experiments.drivers.external import client_command, read_report
 from revati.experiments.drivers.records import read_records
 from revati.experiments.metrics import compute
-from revati.experiments.runner import NativeRunner
+from revati.experiments.runner import EmulatedRunner, NativeRunner, Runner
 
 Maker = Callable[..., Case]
 
@@ -97,15 +97,20 @@ def test_an_export_of_another_form_names_the_driver(fake_case: Maker, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("emulation")
+@pytest.mark.parametrize("runner", [NativeRunner, EmulatedRunner])
 @pytest.mark.parametrize("driver", ["aiperf", "guidellm"])
-def test_the_clients_own_report_equals_ours(fake_case: Maker, tmp_path: Path, driver: str) -> None:
+def test_the_clients_own_report_equals_ours(
+    fake_case: Maker, tmp_path: Path, driver: str, runner: Callable[[], Runner]
+) -> None:
     """Needs the client (REVATI_TEST_AIPERF, REVATI_TEST_GUIDELLM or PATH) and a local tokenizer directory."""
     program = os.environ.get(f"REVATI_TEST_{driver.upper()}") or shutil.which(driver)
     if program is None or "REVATI_TEST_TOKENIZER" not in os.environ:
         pytest.skip(f"{driver} is not installed, or REVATI_TEST_TOKENIZER is not set")
     case = driver_case(fake_case, driver)
     case.data["workload"]["executable"] = program
-    result = run_case(case, tmp_path, NativeRunner())
+    case.data["limits"] |= {"wall_s": 400, "ready_wall_s": 120}
+    result = run_case(case, tmp_path, runner())
     ours, theirs = result["metrics"], result["driver_report"]
     assert ours["requests.ok"] == 20
     names = {
