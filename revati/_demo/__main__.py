@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def guarded(arguments: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         return demo(arguments)
     except RevatiError as error:
@@ -67,6 +67,11 @@ def guarded(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nrevati: interrupted; everything that ran has been stopped\n")
         return 130
+
+
+def _terminated(number: int, frame: object) -> None:
+    sys.stderr.write("\nrevati: terminated; everything that ran has been stopped\n")
+    sys.exit(128 + number)
 
 
 def demo(arguments: argparse.Namespace) -> int:
