@@ -38,8 +38,9 @@ static int64_t clock_ns(clockid_t clock) {
 
 int64_t rvt_real_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
-/* Timers that only look at a flag: gloo's event loops wake up 100 times a second to see whether to stop. */
-#define RVT_IDLE_TIMERS "libtorch:10 libgloo:10"
+/* Timers that only look at a flag: gloo's event loops wake up 100 times a second to see whether to stop, NCCL's
+ * watchdogs (one per process group) ten times, with nothing to watch. */
+#define RVT_IDLE_TIMERS "libtorch:10 libgloo:10 libtorch:100"
 
 static void defaults(struct rvt_host_options *o) {
   if (!o->charge_ppm) o->charge_ppm = 1000000;

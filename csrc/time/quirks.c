@@ -73,30 +73,52 @@ bool rvt_from_python(const void *caller) {
   return answer;
 }
 
-/* Idle timers: "library-substring:timeout_ms ..." in the page. The caller's address decides; answers are kept. */
+/* Idle timers: "library-substring:timeout_ms ..." in the page, read once. The time-out is compared first, then the
+ * library that the call comes from; the last answers are kept. */
+struct rule {
+  char library[48];
+  int64_t delay_ns;
+};
+#define RVT_RULES 16
+static struct rule rules[RVT_RULES];
+static int rule_count = -1;
+
+static void read_rules(void) {
+  char text[sizeof(rvt_the_page->idle_timers)];
+  memcpy(text, rvt_the_page->idle_timers, sizeof(text));
+  text[sizeof(text) - 1] = 0;
+  int count = 0;
+  for (char *next = text, *rule; count < RVT_RULES && (rule = strsep(&next, " "));) {
+    char *colon = strrchr(rule, ':');
+    if (!colon || colon == rule || colon - rule >= (long)sizeof(rules[0].library)) continue;
+    memcpy(rules[count].library, rule, (size_t)(colon - rule));
+    rules[count].delay_ns = atoll(colon + 1) * 1000000;
+    count++;
+  }
+  rvt_store(&rule_count, count);
+}
+
 struct verdict {
   const void *caller;
   int64_t delay_ns;
   bool idle;
 };
+
 bool rvt_idle_timer(const void *caller, int64_t delay_ns) {
   if (rvt_the_page->idle_stretch <= 1) return false;
+  if (RVT_UNLIKELY(rvt_load(&rule_count) < 0)) read_rules();
+  bool candidate = false;
+  for (int i = 0; i < rule_count; i++) candidate |= rules[i].delay_ns == delay_ns;
+  if (RVT_LIKELY(!candidate)) return false;
   static __thread struct verdict verdicts[4];
   struct verdict *verdict = &verdicts[((uintptr_t)caller >> 4) & 3];
   if (verdict->caller == caller && verdict->delay_ns == delay_ns) return verdict->idle;
-  verdict->caller = caller;
-  verdict->delay_ns = delay_ns;
-  verdict->idle = false;
+  *verdict = (struct verdict){caller, delay_ns, false};
   Dl_info info;
   if (!dladdr(caller, &info) || !info.dli_fname) return false;
-  char rules[sizeof(rvt_the_page->idle_timers)];
-  memcpy(rules, rvt_the_page->idle_timers, sizeof(rules));
-  char *next = rules, *rule;
-  while ((rule = strsep(&next, " "))) {
-    char *colon = strrchr(rule, ':');
-    if (!colon) continue;
-    *colon = 0;
-    if (strstr(info.dli_fname, rule) && atoll(colon + 1) * 1000000 == delay_ns) verdict->idle = true;
-  }
+  const char *name = strrchr(info.dli_fname, '/');
+  name = name ? name + 1 : info.dli_fname;
+  for (int i = 0; i < rule_count; i++)
+    if (rules[i].delay_ns == delay_ns && strstr(name, rules[i].library)) verdict->idle = true;
   return verdict->idle;
 }

@@ -130,6 +130,14 @@ static int cond_signal(struct cond *cond, int count) {
   return 0;
 }
 
+static int64_t cond_deadline(clockid_t clock, const struct timespec *t, const void *caller) {
+  int64_t deadline_ns = rvt_absolute_ns(clock, t);
+  if (deadline_ns == RVT_FOREVER_NS) return deadline_ns;
+  int64_t delay_ns = deadline_ns - rvt_local_ns();
+  if (delay_ns <= 0 || !rvt_idle_timer(caller, delay_ns)) return deadline_ns;
+  return rvt_deadline_after(delay_ns * rvt_the_page->idle_stretch);
+}
+
 RVT_EXPORT int pthread_cond_init(pthread_cond_t *c, const pthread_condattr_t *attr) {
   if (!rvt_on()) return rvt_real.pthread_cond_init(c, attr);
   struct cond *cond = (struct cond *)c;
@@ -166,15 +174,15 @@ RVT_EXPORT int pthread_cond_clockwait(pthread_cond_t *c, pthread_mutex_t *mutex,
                                       const struct timespec *t) {
   if (!rvt_on()) return rvt_real.pthread_cond_clockwait(c, mutex, clock, t);
   if (rvt_timespec_bad(t)) return EINVAL;
-  return cond_until((struct cond *)c, mutex, rvt_absolute_ns(clock, t), 0);
+  return cond_until((struct cond *)c, mutex, cond_deadline(clock, t, __builtin_return_address(0)), 0);
 }
 
 RVT_EXPORT int pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *mutex, const struct timespec *t) {
   if (!rvt_on()) return rvt_real.pthread_cond_timedwait(c, mutex, t);
   if (rvt_timespec_bad(t)) return EINVAL;
   struct cond *cond = (struct cond *)c;
-  return cond_until(cond, mutex, rvt_absolute_ns(cond->clock, t),
-                    rvt_from_python(__builtin_return_address(0)) ? RVT_PYTHON_LOCK_NS : 0);
+  const void *caller = __builtin_return_address(0);
+  return cond_until(cond, mutex, cond_deadline(cond->clock, t, caller), rvt_from_python(caller) ? RVT_PYTHON_LOCK_NS : 0);
 }
 
 RVT_EXPORT int pthread_cond_signal(pthread_cond_t *c) {
