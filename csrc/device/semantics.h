@@ -63,7 +63,7 @@ void *rvt_scratch(int slot, size_t n);
 static inline bool rvt_read_i32(uint64_t addr, int32_t *out, size_t n) { return rvt_mem_read(addr, out, 4 * n); }
 
 extern const struct rvt_entry rvt_entries_vllm[], rvt_entries_vllm_sample[], rvt_entries_torch[],
-    rvt_entries_flashinfer[], rvt_entries_readers[];
+    rvt_entries_torch_topk[], rvt_entries_flashinfer[], rvt_entries_readers[];
 
 /* ---- the tokens of the sampling step in progress (sampled.c) -------------------------------------------- */
 
