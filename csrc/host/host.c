@@ -116,7 +116,7 @@ rvt_host *rvt_host_new(const struct rvt_host_options *options) {
   host->options = *options;
   defaults(&host->options);
   pthread_mutex_init(&host->lock, NULL);
-  host->page_fd = host->life_pipe[0] = host->life_pipe[1] = host->init_socket = -1;
+  host->softnet_fd = host->page_fd = host->life_pipe[0] = host->life_pipe[1] = host->init_socket = -1;
   host->run_to_ns = RVT_FOREVER_NS;
   for (int i = 0; i < RVT_MAX_SLOTS; i++) 
     host->watch[i].wchan_fd = host->watch[i].syscall_fd = host->watch[i].schedstat_fd = host->watch[i].evfd = -1;
@@ -141,6 +141,7 @@ void rvt_host_free(rvt_host *host) {
   }
   for (int i = 0; i < RVT_MAX_SLOTS; i++) rvt_kernel_unwatch(&host->watch[i]);
   for (int i = 0; i < host->softirq_count; i++) close(host->softirq_fd[i]);
+  if (host->softnet_fd >= 0) close(host->softnet_fd);
   for (int i = 0; i < 2; i++)
     if (host->life_pipe[i] >= 0) close(host->life_pipe[i]);
   if (host->page && host->page != MAP_FAILED) munmap(host->page, sizeof(struct rvt_page));

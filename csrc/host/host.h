@@ -76,6 +76,7 @@ struct rvt_host {
   struct rvt_seen seen[RVT_MAX_SLOTS];
   int softirq_fd[RVT_MAX_SOFTIRQ];
   int softirq_count;
+  int softnet_fd;
   int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
   int64_t backoff_ns;
   int64_t stopped_since_ns;

@@ -298,6 +298,7 @@ void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes) {
 /* Network packets on the loopback are delivered inside the sender's call, unless the kernel defers them to
  * ksoftirqd; then a message is under way although every thread waits. */
 void rvt_kernel_find_softirq(struct rvt_host *host) {
+  host->softnet_fd = open("/proc/net/softnet_stat", O_RDONLY | O_CLOEXEC);
   DIR *proc = opendir("/proc");
   if (!proc) return;
   struct dirent *entry;
@@ -313,7 +314,25 @@ void rvt_kernel_find_softirq(struct rvt_host *host) {
   closedir(proc);
 }
 
+/* Where kernel threads are hidden (a container), the length of the queues must do: fields 12, hexadecimal, of every
+ * CPU's line. A packet that is just being delivered is in no queue: twice empty makes that unlikely, not impossible. */
+static bool backlog_empty(struct rvt_host *host) {
+  char text[32768];
+  ssize_t n = pread(host->softnet_fd, text, sizeof(text) - 1, 0);
+  if (n <= 0) return true;
+  text[n] = 0;
+  for (char *line = text; *line;) {
+    char *at = line;
+    for (int field = 1; field < 12 && at; field++) at = strchr(at, ' ') ? strchr(at, ' ') + 1 : NULL;
+    if (at && strtoul(at, NULL, 16)) return false;
+    line += strcspn(line, "\n");
+    line += *line == '\n';
+  }
+  return true;
+}
+
 bool rvt_kernel_softirq_busy(struct rvt_host *host) {
+  if (!host->softirq_count && host->softnet_fd >= 0) return !backlog_empty(host) || !backlog_empty(host);
   for (int i = 0; i < host->softirq_count; i++) {
     char text[64];
     ssize_t n = pread(host->softirq_fd[i], text, sizeof(text) - 1, 0);

@@ -33,6 +33,7 @@ static struct rvt_timer *take(uint32_t kind) {
     rvt_store(&timer->kind, kind);
     return timer;
   }
+  if (kind == RVT_TIMER_EXTERNAL) return NULL; /* enough others hold the clock */
   rvt_fail("more than %d timers in one run", RVT_MAX_TIMERS);
 }
 
@@ -64,7 +65,7 @@ static int64_t first_deadline(const struct itimerspec *spec, bool absolute, cloc
 }
 
 /* timerfd */
-#define RVT_TIMERFDS 128
+#define RVT_TIMERFDS 512
 static int external_count;
 static struct {
   int fd;
@@ -141,12 +142,15 @@ void rvt_timer_closed(int fd) {
 /* Peers outside the run. */
 struct rvt_timer *rvt_external_open(int fd) {
   struct rvt_timer *timer = take(RVT_TIMER_EXTERNAL);
+  if (!timer) return NULL;
   timer->fd = fd;
   if (fd >= 0) __atomic_add_fetch(&external_count, 1, __ATOMIC_SEQ_CST);
   return timer;
 }
 
-void rvt_external_close(struct rvt_timer *timer) { drop(timer); }
+void rvt_external_close(struct rvt_timer *timer) {
+  if (timer) drop(timer);
+}
 
 static void external_closed(int fd) {
   struct rvt_page *page = rvt_the_page;
