@@ -217,6 +217,15 @@ bool rvt_mem_fill(uint64_t addr, const void *pattern, size_t pattern_bytes, size
   return stored;
 }
 
+static bool any_known(uint64_t addr, size_t n) {
+  FOR_PAGES(addr, n, done, at, take) {
+    struct rvt_known_page *p = page_of(addr + done);
+    for (uint64_t word = at / 64; p && word <= (at + take - 1) / 64; word++)
+      if (__atomic_load_n(&p->known[word], __ATOMIC_RELAXED)) return true;
+  }
+  return false;
+}
+
 bool rvt_mem_copy(uint64_t to, uint64_t from, size_t n) {
   unsigned char buffer[RVT_PAGE_BYTES];
   if (n > LARGEST_WRITE && rvt_is_device_address(to)) {
@@ -226,6 +235,11 @@ bool rvt_mem_copy(uint64_t to, uint64_t from, size_t n) {
   bool known = true;
   for (size_t done = 0; done < n; done += sizeof buffer) {
     size_t take = sizeof buffer < n - done ? sizeof buffer : n - done;
+    if (rvt_is_device_address(from + done) && !any_known(from + done, take)) {
+      rvt_mem_forget(to + done, take);
+      known = false;
+      continue;
+    }
     bool all = rvt_mem_read(from + done, buffer, take);
     if (all) {
       store(to + done, buffer, take, done == 0);
