@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from revati_coordinator.errors import CoordinatorError
 from revati_coordinator.host import Host, HostEnd, HostOptions, HostStatus
 from revati_coordinator.rundir import RunDirectory
 from revati_coordinator.services import PROTOCOL, RunFacts, serve
+from revati_coordinator.shm import remove_orphans
 from revati_coordinator.use import DeviceUse, read_use
 
 __all__ = ["Coordinator"]
@@ -40,6 +42,7 @@ class Coordinator:
         listen_port: int | None = None,
     ) -> None:
         self.facts = facts
+        self._began_s = time.time()
         self._listen_port = listen_port
         self._end: HostEnd | None = None
         self._thread: threading.Thread | None = None
@@ -142,6 +145,7 @@ class Coordinator:
         if self._server is not None:
             self._server.stop(grace=0.2).wait()
         self.host.close()
+        remove_orphans(self._began_s)
         self.directory.remove()
 
 

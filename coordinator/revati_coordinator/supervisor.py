@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from revati_coordinator.rundir import base_directory, remove_directory
+from revati_coordinator.shm import remove_orphans
 
 __all__ = ["kill_tree", "supervise"]
 
@@ -88,8 +89,11 @@ def supervise(body: Callable[[], int]) -> int:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+    began_s = time.time()
     status = _wait(coordinator, handled)
     left = kill_tree()
+    if left:
+        remove_orphans(began_s)
     with contextlib.suppress(Exception):
         remove_directory(base_directory(make=False) / str(coordinator))
     signal.pthread_sigmask(signal.SIG_SETMASK, before)

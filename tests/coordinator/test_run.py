@@ -163,3 +163,22 @@ def test_deadlock_is_reported_with_names(revati: Call) -> None:
     assert done.returncode == 4
     assert re.search(r"wait", done.stderr)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("victim", ["program", "coordinator"])
+def test_shared_memory_of_killed_processes_is_removed(start: Start, victim: str, tmp_path: Path) -> None:
+    program = (
+        "import os,time\nfrom multiprocessing import shared_memory\n"
+        "m = shared_memory.SharedMemory(create=True, size=4096)\n"
+        f"open({str(tmp_path / 'name')!r},'w').write(m.name + ' ' + str(os.getpid()))\n{BUSY}"
+    )
+    process = start("run", "--", sys.executable, "-c", program)
+    _await_run(process)
+    name, pid = (tmp_path / "name").read_text().split()
+    assert (Path("/dev/shm") / name).exists()
+    coordinator = next((Path(os.environ["XDG_RUNTIME_DIR"]) / "revati").glob("*/info.json")).parent.name
+    tracker = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    for number in [*tracker, int(pid)] if victim == "program" else [int(coordinator)]:
+        os.kill(number, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (Path("/dev/shm") / name).exists()
