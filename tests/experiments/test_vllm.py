@@ -71,8 +71,13 @@ def test_separate_starts_give_the_same_numbers(revati: Revati, gate: Path) -> No
     ("change", "metric", "cause"),
     [
         (f"server.args={json.dumps([*ARGUMENTS[:-1], '512'])}", "ttft_ms", "--max-num-batched-tokens 8192 -> 512"),
-        (f"server.args={json.dumps([*ARGUMENTS, '--no-enable-prefix-caching'])}", "ttft_ms", "prefix-cache hit ratio"),
-        ("predictor.scale={attention: 1.05}", "ttft_ms", "GPU time in attention"),
+        pytest.param(
+            f"server.args={json.dumps([*ARGUMENTS, '--no-enable-prefix-caching'])}", "ttft_ms", "prefix-cache hit ratio",
+            marks=pytest.mark.extended,
+        ),
+        pytest.param(
+            "predictor.scale={attention: 1.05}", "ttft_ms", "GPU time in attention", marks=pytest.mark.extended
+        ),
     ],
 )
 def test_a_change_is_found_with_its_cause(revati: Revati, gate: Path, change: str, metric: str, cause: str) -> None:

@@ -90,7 +90,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     started.kill()
 
 
-@pytest.mark.parametrize("phase", ["imports", "kernels", "serving"])
+@pytest.mark.parametrize("phase", ["imports", pytest.param("kernels", marks=pytest.mark.extended), "serving"])
 def test_ctrl_c(demo: Demo, phase: str) -> None:
     demo.reach(phase)
     time.sleep(1)
@@ -98,7 +98,9 @@ def test_ctrl_c(demo: Demo, phase: str) -> None:
     assert demo.ended() == 130
 
 
-@pytest.mark.parametrize("victim", ["VLLM::EngineCore", "vllm serve", "vllm bench"])
+@pytest.mark.parametrize(
+    "victim", ["VLLM::EngineCore", *(pytest.param(name, marks=pytest.mark.extended) for name in ("vllm serve", "vllm bench"))]
+)
 def test_kill_9_while_serving(demo: Demo, victim: str) -> None:
     demo.reach("serving")
     os.kill(demo.pid_of(victim), signal.SIGKILL)
