@@ -115,6 +115,7 @@ def driver_versions(typedefs: str) -> dict[str, list[int]]:
 
 
 def import_headers(table: Table, folders: list[Path]) -> None:
+    """Newest CUDA first: the versions of a driver name come from the first header that knows it."""
     wanted = ("cuda.h", "cuda_runtime_api.h", "crt/host_runtime.h", "cublas_api.h", "cublasLt.h", "nccl.h", "cudaProfiler.h",
               "cuda_profiler_api.h")
     for folder in folders:
@@ -140,6 +141,8 @@ def set_proc(rows: dict[str, Row], versions: dict[str, list[int]]) -> None:
         if not present:
             rows[base] = Row(base)
             present = [base]
+        if any(rows[name].proc for name in present):
+            continue  # known from newer headers, which list more versions
         for name, version in zip(reversed(present), reversed(changes)):
             rows[name].proc = f"{base}@{version}"
             rows[name].since = f"{version // 1000}.{version % 1000 // 10}"

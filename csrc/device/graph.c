@@ -171,3 +171,29 @@ fail:
   rvt_graph_free(c);
   return NULL;
 }
+
+/* Puts the nodes of child graphs in their places: roots behind what the child waits for, the child behind leaves. */
+int rvt_graph_flatten(struct rvt_graph *g) {
+  for (uint32_t i = 0; i < g->count; i++) {
+    struct rvt_node *outer = g->nodes[i];
+    struct rvt_graph *child = outer->child;
+    if (!child) continue;
+    uint32_t base = g->count;
+    for (uint32_t c = 0; c < child->count; c++)
+      if (clone_node(g, child->nodes[c])) return RVT_E_OUT_OF_MEMORY;
+    for (uint32_t c = 0; c < child->count; c++) {
+      struct rvt_node *node = g->nodes[base + c], *from = child->nodes[c];
+      int rc = from->dep_count ? RVT_OK : rvt_node_add_deps(node, outer->deps, outer->dep_count);
+      for (uint32_t d = 0; d < from->dep_count && rc == RVT_OK; d++)
+        rc = rvt_node_add_deps(node, &g->nodes[base + from->deps[d]->index], 1);
+      if (rc) return rc;
+    }
+    outer->dep_count = child->count ? 0 : outer->dep_count;
+    for (uint32_t c = 0; c < child->count; c++)
+      if (!child->nodes[c]->has_dependents && rvt_node_add_deps(outer, &g->nodes[base + c], 1)) return RVT_E_OUT_OF_MEMORY;
+    outer->type = RVT_NODE_EMPTY;
+    outer->child = NULL;
+    rvt_graph_free(child);
+  }
+  return RVT_OK;
+}

@@ -67,6 +67,7 @@ struct rvt_capture {
 struct rvt_graph *rvt_graph_new(void);
 void rvt_graph_free(struct rvt_graph *g);
 struct rvt_graph *rvt_graph_clone(const struct rvt_graph *g);
+int rvt_graph_flatten(struct rvt_graph *g);
 struct rvt_node *rvt_graph_add(struct rvt_graph *g, int type, struct rvt_node *const *deps, uint32_t n);
 int rvt_node_add_deps(struct rvt_node *node, struct rvt_node *const *deps, uint32_t n);
 int rvt_node_set_kernel(struct rvt_node *node, const struct rvt_op *op, uint64_t key, const struct rvt_launch *l);

@@ -118,7 +118,7 @@ static int build_steps(struct rvt_exec *e) {
   for (uint32_t i = 0; i < e->graph->count && rc == RVT_OK; i++) {
     struct rvt_node *n = e->graph->nodes[i];
     bool emulated = n->type == RVT_NODE_KERNEL && n->launch.kernel && n->launch.kernel->semantic && n->launch.kernel->semantic->fn;
-    if (emulated || n->effect || n->child) {
+    if (emulated || n->effect) {
       rc = add_step(e, n, 0);
       if (!fresh) memset(seen, 0, size * sizeof *seen);
       fresh = true;
@@ -235,7 +235,8 @@ int rvt_exec_make(const struct rvt_graph *g, int ordinal, struct rvt_exec **out)
   e->magic = RVT_MAGIC_EXEC;
   e->ordinal = ordinal;
   e->graph = rvt_graph_clone(g);
-  int rc = e->graph ? sort_nodes(e->graph) : RVT_E_OUT_OF_MEMORY;
+  int rc = e->graph ? rvt_graph_flatten(e->graph) : RVT_E_OUT_OF_MEMORY;
+  if (rc == RVT_OK) rc = sort_nodes(e->graph);
   if (rc == RVT_OK) rc = build_steps(e);
   if (rc == RVT_OK) rc = build_prices(e);
   if (rc == RVT_OK && !rvt_charge_bytes(ordinal, device_bytes(g))) rc = RVT_E_OUT_OF_MEMORY;

@@ -42,6 +42,8 @@ int cudaLaunchKernel(const void *, dim3, dim3, void **, size_t, void *);
 int cudaStreamBeginCapture(void *, int), cudaStreamEndCapture(void *, void **), cudaStreamIsCapturing(void *, int *);
 int cudaGraphInstantiateWithFlags(void **, void *, unsigned long long), cudaGraphLaunch(void *, void *), cudaGraphExecDestroy(void *);
 int cudaGraphDestroy(void *), cudaGraphGetNodes(void *, void **, size_t *), cudaGraphExecUpdate(void *, void *, void *);
+int cudaGraphCreate(void **, unsigned), cudaGraphAddChildGraphNode(void **, void *, void **, size_t, void *);
+int cudaGraphAddKernelNode(void **, void *, void **, size_t, const void *);
 int cudaMallocAsync(void **, size_t, void *), cudaFreeAsync(void *, void *), cudaPointerGetAttributes(void *, const void *);
 int cudaDeviceGetDefaultMemPool(void **, int), cudaMemPoolGetAttribute(void *, int, void *), cudaMemPoolSetAttribute(void *, int, void *);
 int cuGetProcAddress_v2(const char *, void **, int, uint64_t, int *), cuGetExportTable(const void **, const void *), cuInit(unsigned);

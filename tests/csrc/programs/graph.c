@@ -89,6 +89,28 @@ static void update(void) {
   CHECK(elapsed_us(a, b) == 2.0f);
 }
 
+/* A graph of two kernels as a node between two others: four in a row. */
+static void children(void) {
+  void *s = stream(), *inner, *outer, *exec, *first, *middle, *last, *a = event(), *b = event();
+  OK(cudaStreamBeginCapture(s, 2));
+  launch(kernel, s);
+  launch(kernel, s);
+  OK(cudaStreamEndCapture(s, &inner));
+  struct { const void *func; dim3 grid, block; unsigned shared; void **params, **extra; } p = {kernel, {1, 1, 1}, {32, 1, 1}, 0, NULL, NULL};
+  OK(cudaGraphCreate(&outer, 0));
+  OK(cudaGraphAddKernelNode(&first, outer, NULL, 0, &p));
+  OK(cudaGraphAddChildGraphNode(&middle, outer, &first, 1, inner));
+  OK(cudaGraphAddKernelNode(&last, outer, &middle, 1, &p));
+  OK(cudaGraphInstantiateWithFlags(&exec, outer, 0));
+  OK(cudaEventRecord(a, s));
+  OK(cudaGraphLaunch(exec, s));
+  OK(cudaEventRecord(b, s));
+  OK(cudaStreamSynchronize(s));
+  CHECK(elapsed_us(a, b) == 8.0f);
+  OK(cudaGraphDestroy(outer));
+  OK(cudaGraphDestroy(inner));
+}
+
 static void mistakes(void) {
   void *s = stream(), *t = stream(), *fork = event(), *graph, *p;
   OK(cudaStreamBeginCapture(s, 0));
@@ -114,6 +136,7 @@ int main(void) {
   fork_and_join();
   effects_at_replay();
   update();
+  children();
   mistakes();
   puts("passed");
 }
