@@ -135,7 +135,7 @@ rvt_host *rvt_host_new(const struct rvt_host_options *options) {
 void rvt_host_free(rvt_host *host) {
   if (!host) return;
   if (host->init_socket >= 0) {
-    rvt_init_kill_tree(host, 2000);
+    rvt_init_kill_tree(host);
     close(host->init_socket); /* init ends on the hang-up */
     waitpid(host->init_pid, NULL, 0);
   }
@@ -472,7 +472,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
   __atomic_add_fetch(&host->actor_wake, 1, __ATOMIC_SEQ_CST);
   syscall(SYS_futex, &host->actor_wake, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, NULL, NULL, 0);
   pthread_mutex_lock(&host->lock);
-  end->killed = rvt_init_kill_tree(host, 2000);
+  end->killed = rvt_init_kill_tree(host);
   pthread_mutex_unlock(&host->lock);
   end->virtual_ns = host->core.now_ns - host->start_ns;
   end->real_ns = rvt_real_ns() - host->real_start_ns;

@@ -126,7 +126,7 @@ int rvt_init_start(struct rvt_host *host);
 int rvt_init_spawn(struct rvt_host *host, const char *const *argv, const char *const *env, const char *cwd,
                    const int fds[3], int slot);
 int rvt_init_collect(struct rvt_host *host); /* -1: init itself is gone */
-int rvt_init_kill_tree(struct rvt_host *host, int wait_ms);
+int rvt_init_kill_tree(struct rvt_host *host);
 bool rvt_init_tree_empty(struct rvt_host *host);
 
 /* slots of the page, from the coordinator's side */

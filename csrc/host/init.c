@@ -313,7 +313,7 @@ bool rvt_init_tree_empty(struct rvt_host *host) {
   return await_reply(host, REPLY_COUNT, &reply) || reply.pid == 0;
 }
 
-int rvt_init_kill_tree(struct rvt_host *host, int wait_ms) {
+int rvt_init_kill_tree(struct rvt_host *host) {
   struct request request = {.kind = REQUEST_KILL};
   struct reply reply;
   if (send(host->init_socket, &request, sizeof(request), MSG_NOSIGNAL) < 0) return 0;

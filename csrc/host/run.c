@@ -24,7 +24,7 @@ static _Noreturn void usage(const char *why) {
           "rvt-run: %s\n"
           "usage: rvt-run [--preload LIB] [--policy free|modelled|measured] [--charge PPM] [--concurrent] [--trace]\n"
           "               [--quiet] [--limit SECONDS] [--real-limit SECONDS] [--idle-ok] [--stretch N] [--kernel-us US]\n"
-          "               [--threads] [--] CMD...\n",
+          "               [--] CMD...\n",
           why);
   exit(2);
 }
@@ -49,7 +49,7 @@ static double cpu_s(void) {
 
 int main(int argc, char **argv) {
   struct rvt_host_options options = {.struct_bytes = sizeof(options)};
-  int quiet = 0, threads = 0, kernel_us = 2;
+  int quiet = 0, kernel_us = 2;
   options.preload = getenv("RVT_PRELOAD");
   int at = 1;
   for (; at < argc && argv[at][0] == '-'; at++) {
@@ -61,7 +61,6 @@ int main(int argc, char **argv) {
     if (!strcmp(name, "--concurrent")) options.concurrent = 1;
     else if (!strcmp(name, "--trace")) options.trace = 1;
     else if (!strcmp(name, "--quiet")) quiet = 1;
-    else if (!strcmp(name, "--threads")) threads = 1;
     else if (!strcmp(name, "--idle-ok")) options.deadlock_ms = -1;
     else if (at + 1 >= argc) usage("an option lacks its value");
     else if (!strcmp(name, "--preload")) options.preload = argv[++at];
@@ -112,7 +111,6 @@ int main(int argc, char **argv) {
             s.fires + s.rounds ? (double)s.proof_ns / 1e3 / (double)(s.fires + s.rounds) : 0.0,
             (unsigned long long)s.threads_seen, end.killed, cpu_s());
   }
-  (void)threads;
   rvt_host_free(the_host);
   return end.reason == RVT_END_EXIT ? end.exit_code : 70;
 }
