@@ -266,11 +266,12 @@ static enum rvt_semantic_result gathered(uint64_t out, uint64_t in)
   return RVT_SEM_DONE;
 }
 
-/* gather(dim, index) of the buffer that a sampling kernel left its local winners in:
- * (n, {calculator<3>, out, in, index, ..}) */
+/* gather(dim, index) of the buffer that a sampling kernel left its local winners in. The lambda captures in order of
+ * use: (n, {calculator<3>, index, index size, out, index stride, elements, in, ..}). */
 static enum rvt_semantic_result gather(const struct rvt_launch *l)
 {
-  return gathered(address_at(l->params[1], AFTER_CALCULATOR(3)), address_at(l->params[1], AFTER_CALCULATOR(3) + 8));
+  const char *captured = (const char *)l->params[1] + AFTER_CALCULATOR(3);
+  return gathered(address_at(captured, 16), address_at(captured, 40));
 }
 
 /* vectorized_gather_kernel(char *out, char *in, index_t *, ...) */
