@@ -7,6 +7,7 @@ own roofline, marked extrapolated), else it is the roofline (marked fallback).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ __all__ = ["LearnedPredictor"]
 
 Floats = NDArray[np.float64]
 _TRANSFER_WIDTH = 0.22  # log width that borrowing from another GPU adds
-_GROUPS = 16  # unequal sequences are predicted as at most this many lengths
+_GROUPS = 8  # unequal sequences are predicted as at most this many lengths
 
 
 class LearnedPredictor:
@@ -180,11 +181,15 @@ def _gemm(self: LearnedPredictor, ops: Sequence[Gemm]) -> list[Estimate]:
 
 def _lengths(lengths: Sequence[int]) -> list[tuple[float, float]]:
     """(length, share) of unequal sequences in at most _GROUPS groups of neighbours."""
-    ordered = np.sort(np.array(lengths, float))
-    distinct, counts = np.unique(ordered, return_counts=True)
-    if len(distinct) <= _GROUPS:
-        return [(float(v), float(c) / len(ordered)) for v, c in zip(distinct, counts)]
-    return [(float(part.mean()), len(part) / len(ordered)) for part in np.array_split(ordered, _GROUPS)]
+    n = len(lengths)
+    counts: dict[int, int] = {}
+    for length in lengths:
+        counts[length] = counts.get(length, 0) + 1
+    if len(counts) <= _GROUPS:
+        return [(float(length), count / n) for length, count in sorted(counts.items())]
+    ordered = sorted(lengths)
+    edges = [n * i // _GROUPS for i in range(_GROUPS + 1)]
+    return [(sum(ordered[i:j]) / (j - i), (j - i) / n) for i, j in pairwise(edges)]
 
 
 class _Rows:
@@ -297,15 +302,12 @@ def _chunks(seqs: Sequence[tuple[int, int]]) -> list[tuple[float, float, float]]
 
 
 def _blend(weighted: Sequence[tuple[Estimate, float]]) -> Estimate:
-    us, low, high = (sum(getattr(e, f) * w for e, w in weighted) for f in ("us", "lo_us", "hi_us"))
-    return Estimate(
-        us,
-        low,
-        high,
-        max(e.source for e, _ in weighted)
-        if len(weighted) == 1
-        else max(INTERPOLATED, max(e.source for e, _ in weighted)),
-    )
+    if len(weighted) == 1:
+        return weighted[0][0]
+    us = sum(e.us * w for e, w in weighted)
+    low = sum(e.lo_us * w for e, w in weighted)
+    high = sum(e.hi_us * w for e, w in weighted)
+    return Estimate(us, low, high, max(INTERPOLATED, max(e.source for e, _ in weighted)))
 
 
 def _longest(batch: Estimate, alone: Estimate | None) -> Estimate:
