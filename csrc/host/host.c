@@ -456,7 +456,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       continue;
     }
     pthread_mutex_unlock(&host->lock);
-    host->idle_since_real_ns = 0;
+    if (!host->packets) host->idle_since_real_ns = 0; /* a busy neighbour must not put a deadlock report off */
     host->external_mark_ns = 0;
     int64_t stall_ns = host->options.stall_ms * 1000000ll;
     if (before_ns - host->last_runnable_real_ns > stall_ns && before_ns - host->last_jump_real_ns > stall_ns) {

@@ -83,6 +83,7 @@ struct rvt_host {
   uint32_t externals;           /* open conversations with peers outside the run */
   int64_t external_mark_ns;     /* real time up to which the clock has followed them; 0 = something ran since */
   int64_t external_waited_ns;
+  bool packets; /* the last proof failed only because packets may be under way, perhaps those of strangers */
   bool ending; /* threads on their way out, whose end nobody announces */
   uint32_t unmarked; /* threads accepted by the slow proof the last time */
   uint64_t jumps, fires, rounds, aborts, slow_proofs, proof_ns, threads_seen;

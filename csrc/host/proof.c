@@ -197,6 +197,7 @@ static void add_timers(struct rvt_host *host, struct rvt_view *views, int *count
 }
 
 enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *count) {
+  host->packets = false;
   struct first_look first = look(host);
   if (first.busy) return RVT_BUSY;
   int culprit = 0;
@@ -207,7 +208,7 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
     return aborted(host, culprit, verdict);
   if ((verdict = pass(host, first.count, true, false, &culprit)) != RVT_KERNEL_BLOCKED)
     return aborted(host, culprit, verdict);
-  if (rvt_kernel_softirq_busy(host)) {
+  if ((host->packets = rvt_kernel_softirq_busy(host))) {
     host->aborts++;
     host->last_runnable_real_ns = rvt_real_ns();
     return RVT_BUSY;
