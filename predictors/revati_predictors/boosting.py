@@ -7,6 +7,7 @@ stay small; LightGBM loads them as they are.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -137,7 +138,7 @@ class Forest:
 
 
 _STATES = 400_000  # tree positions kept at once: bounds memory
-_MANY = 20_000  # rows from which LightGBM is worth its import
+_MANY, _VERY_MANY = 2_000, 200_000  # rows from which LightGBM is worth a call, and its import
 
 
 class Model:
@@ -165,7 +166,8 @@ class Ensemble:
 
     def predict(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw scores [models, rows]."""
-        if len(matrix) >= _MANY and _lightgbm_works():
+        enough = _MANY if "lightgbm" in sys.modules else _VERY_MANY
+        if len(matrix) >= enough and _lightgbm_works():
             return np.array([model.predict(matrix) for model in self._models])
         if self._forest is None:
             self._forest = Forest([model.text for model in self._models])

@@ -119,14 +119,23 @@ class Section:
 
     # --- prediction ----------------------------------------------------------------------------------------------
 
-    def keys(self, columns: Columns) -> list[Key]:
-        """The configuration of every row; soft columns (versions, kernels) take the nearest value of the table."""
+    def _settle(self, columns: Columns) -> tuple[Columns, NDArray[np.bool_]]:
+        """(columns with soft ones at the nearest value that the table has, rows where that changed something)."""
         keys = stack.key_columns(self.family, columns)
+        changed = np.zeros(len(keys), bool)
         if self.grid is None or not self.family.soft:
-            return keys
+            return columns, changed
         known = self.grid.index
         moved = {key: self._nearest(key) for key in dict.fromkeys(keys) if key not in known}
-        return [moved.get(key, key) for key in keys] if moved else keys
+        if not moved:
+            return columns, changed
+        settled = [moved.get(key, key) for key in keys]
+        changed[:] = [new != old for new, old in zip(settled, keys)]
+        out = dict(columns)
+        for name in self.family.soft:
+            i = self.family.config.index(name)
+            out[name] = np.array([key[i] for key in settled], dtype=object if name in self.family.text else float)
+        return out, changed
 
     def _nearest(self, key: Key) -> Key:
         """The known configuration that equals this one in every hard column and in most soft ones."""
@@ -153,8 +162,8 @@ class Section:
             self._from_model("physics", np.arange(n), columns, y, low, high)
             source[:] = INTERPOLATED
             return y, low, high, source
-        keys = self.keys(columns)
-        config = self.grid.config_ids(keys)
+        columns, changed = self._settle(columns)
+        config = self.grid.config_ids(stack.key_columns(self.family, columns))
         coordinates = [np.asarray(columns[a], float) for a in self.family.axes]
         nodes, exact = self.grid.nodes(coordinates)
         inside = np.ones(n, bool)
@@ -181,6 +190,7 @@ class Section:
         unknown = np.flatnonzero(~known)
         if len(unknown):
             self._unknown(unknown, _take(columns, unknown), y, low, high)
+        source[changed & (source == MEASURED)] = INTERPOLATED  # measured, but for another version
         return y, low, high, source
 
     def _from_model(

@@ -236,6 +236,22 @@ def test_every_catalogue_gpu_predicts_every_kind() -> None:
 
 
 @SHIPPED
+def test_another_version_takes_the_nearest_table() -> None:
+    """Off-node collectives of a version that nobody measured come from the nearest one, not from the roofline."""
+    from revati_predictors import Collective, RooflinePredictor
+
+    op = Collective("all_reduce", 100_000, 4, 1, "custom")
+    known, new = (load_predictor("h100-sxm", "auto", "vllm", v).predict([op])[0] for v in ("0.24.0", "0.25.1"))
+    assert new.us == known.us and new.source == 1
+    assert new.us != pytest.approx(RooflinePredictor(find_gpu("h100-sxm")).predict([op])[0].us, rel=1e-6)
+    nodes = [
+        load_predictor("h100-sxm", "auto", "vllm", v).predict([Collective("all_reduce", 1 << 20, 4, 1, "custom")])[0]
+        for v in ("0.24.0", "0.25.1")
+    ]
+    assert nodes[0].us == nodes[1].us and nodes[1].source == 1
+
+
+@SHIPPED
 def test_unequal_sequences_count_individually() -> None:
     from revati_predictors import Attention
 
