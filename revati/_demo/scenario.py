@@ -27,6 +27,7 @@ __all__ = ["Scenario", "play"]
 POLL_S = 0.02
 START_LIMIT_S = 1800.0  # real seconds until the server must be ready, on a slow machine with empty caches
 SERVER_GRACE_S = 20.0
+SETTLE_NS = 600 * 10**9  # the client starts at a multiple of this, more than a start takes in virtual time
 TAIL_LINES = 15
 
 
@@ -105,7 +106,9 @@ class _Play:
         self._run.start()
         self._until_ready(server_pid, server_log, began)
         ready_s = time.monotonic() - began
+        self._settle(server_pid, server_log)
         client_pid = self._spawn(client, client_log)
+        self._run.coordinator.host.resume()
         code, before = self._until_served(client_pid, client_log, server_pid, server_log)
         after = self._run.use()
         if code != 0 or not result_file.exists():
@@ -157,6 +160,16 @@ class _Play:
             if time.monotonic() - began > START_LIMIT_S:
                 raise RunError(f"the server was not ready after {START_LIMIT_S:.0f} s:\n{_tail(server_log)}")
             time.sleep(0.1)
+
+    def _settle(self, server_pid: int, server_log: Path) -> None:
+        """Stops the clock at a round virtual time: how soon the client is there in real time changes nothing then."""
+        host = self._run.coordinator.host
+        status = host.status()
+        target_ns = status.start_ns + (status.virtual_ns // SETTLE_NS + 1) * SETTLE_NS
+        host.run_to(target_ns)
+        while host.now_ns() < target_ns:
+            self._check_alive(server_pid, server_log)
+            time.sleep(POLL_S)
 
     def _until_served(self, client_pid: int, client_log: Path, server_pid: int, server_log: Path) -> tuple[int, Any]:
         follower = LogFollower(client_log)
