@@ -131,7 +131,10 @@ void rvt_price_many(struct rvt_priced *items, uint32_t n) {
 struct rvt_price rvt_price_op(const struct rvt_op *op, uint64_t key, const char *name) {
   struct rvt_price price;
   if (rvt_g.page->predictor_socket[0] == 0) return constant_price(op);
-  if (RVT_LIKELY(look_up(key, rvt_batch_current(), &price))) return price;
+  if (RVT_LIKELY(look_up(key, rvt_batch_current(), &price))) {
+    __atomic_fetch_add(&rvt_g.page->memo_hits, 1, __ATOMIC_RELAXED);
+    return price;
+  }
   struct rvt_priced item = {.op = op, .key = key, .name = name};
   rvt_price_many(&item, 1);
   return item.price;
