@@ -267,11 +267,11 @@ static enum rvt_semantic_result gathered(uint64_t out, uint64_t in)
 }
 
 /* gather(dim, index) of the buffer that a sampling kernel left its local winners in. The lambda captures in order of
- * use: (n, {calculator<3>, index, index size, out, index stride, elements, in, ..}). */
+ * use: (n, {calculator<3>, index, index size, reference to the functor, out, index stride, elements, in, ..}). */
 static enum rvt_semantic_result gather(const struct rvt_launch *l)
 {
   const char *captured = (const char *)l->params[1] + AFTER_CALCULATOR(3);
-  return gathered(address_at(captured, 16), address_at(captured, 40));
+  return gathered(address_at(captured, 24), address_at(captured, 48));
 }
 
 /* vectorized_gather_kernel(char *out, char *in, index_t *, ...) */
