@@ -97,7 +97,8 @@ class Forest:
         self._threshold = joined("threshold", float)
         decision = joined("decision", int)
         self._default_left, self._missing_nan = (decision & 2) > 0, (decision & 12) == 8
-        self._left, self._right = joined("left", int), joined("right", int)
+        # child[2 node + goes left]: one look-up for both sides.
+        self._child = np.column_stack([joined("right", int), joined("left", int)]).ravel().astype(np.int64)
 
     def predict(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw scores [models, rows] of rows [rows, features]."""
@@ -115,18 +116,18 @@ class Forest:
         active = np.flatnonzero(node >= 0)
         some_missing = bool(np.isnan(flat).any())
         while len(active):
-            at = node[active]
-            value = flat[offset[active] + self._feature[at]]
+            at = node.take(active)  # take is half the time of indexing
+            value = flat.take(offset.take(active) + self._feature.take(at))
             if some_missing:
                 lost = np.isnan(value)
-                known_nan = lost & self._missing_nan[at]
-                goes_left = np.where(lost, 0.0, value) <= self._threshold[at]
-                goes_left = np.where(known_nan, self._default_left[at], goes_left)
+                known_nan = lost & self._missing_nan.take(at)
+                goes_left = np.where(lost, 0.0, value) <= self._threshold.take(at)
+                goes_left = np.where(known_nan, self._default_left.take(at), goes_left)
             else:
-                goes_left = value <= self._threshold[at]
-            following = np.where(goes_left, self._left[at], self._right[at])
+                goes_left = value <= self._threshold.take(at)
+            following = self._child.take(2 * at + goes_left)
             node[active] = following
-            active = active[following >= 0]
+            active = active.compress(following >= 0)
         values = self._leaves[~node].reshape(rows, trees)
         out = np.empty((len(self._counts), rows))
         first = 0
@@ -137,7 +138,7 @@ class Forest:
         return out
 
 
-_STATES = 400_000  # tree positions kept at once: bounds memory
+_STATES = 100_000  # tree positions kept at once: bounds memory
 _MANY, _VERY_MANY = 2_000, 200_000  # rows from which LightGBM is worth a call, and its import
 
 
