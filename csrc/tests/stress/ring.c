@@ -79,8 +79,8 @@ static uint32_t next_random(uint64_t *state) {
 
 static void violation(const char *what, enum kind kind, int64_t got_ns, int64_t want_ns) {
   if (__atomic_fetch_add(&shared->violations, 1, __ATOMIC_SEQ_CST) < MAX_VIOLATIONS)
-    fprintf(stderr, "violation: %s on %s: at %lld, must be %lld (%+lld ns)\n", what, kind_names[kind], (long long)got_ns,
-            (long long)want_ns, (long long)(got_ns - want_ns));
+    fprintf(stderr, "violation: %s on %s: at %lld, must be %lld (%+lld ns)\n", what, kind_names[kind],
+            (long long)got_ns, (long long)want_ns, (long long)(got_ns - want_ns));
 }
 
 static void event(uint64_t *counter) {
@@ -92,22 +92,23 @@ static void event(uint64_t *counter) {
 static void put(struct channel *channel, struct message message) {
   pthread_mutex_lock(&channel->mutex);
   switch (channel->kind) {
-    case PIPE:
-    case UNIX:
-    case TCP:
-      if (write(channel->fds[1], &message, sizeof(message)) != sizeof(message)) abort();
-      break;
-    default:
-      while (__atomic_load_n(&channel->head, __ATOMIC_SEQ_CST) - __atomic_load_n(&channel->tail, __ATOMIC_SEQ_CST) >= RING)
-        abort(); /* far more than can be under way */
-      channel->ring[channel->head % RING] = message;
-      __atomic_fetch_add(&channel->head, 1, __ATOMIC_SEQ_CST);
-      if (channel->kind == SEM) sem_post(&channel->items);
-      if (channel->kind == COND) pthread_cond_signal(&channel->cond);
-      if (channel->kind == FUTEX) {
-        __atomic_fetch_add(&channel->word, 1, __ATOMIC_SEQ_CST);
-        syscall(SYS_futex, &channel->word, FUTEX_WAKE, 1, NULL, NULL, 0);
-      }
+  case PIPE:
+  case UNIX:
+  case TCP:
+    if (write(channel->fds[1], &message, sizeof(message)) != sizeof(message)) abort();
+    break;
+  default:
+    while (__atomic_load_n(&channel->head, __ATOMIC_SEQ_CST) - __atomic_load_n(&channel->tail, __ATOMIC_SEQ_CST) >=
+           RING)
+      abort(); /* far more than can be under way */
+    channel->ring[channel->head % RING] = message;
+    __atomic_fetch_add(&channel->head, 1, __ATOMIC_SEQ_CST);
+    if (channel->kind == SEM) sem_post(&channel->items);
+    if (channel->kind == COND) pthread_cond_signal(&channel->cond);
+    if (channel->kind == FUTEX) {
+      __atomic_fetch_add(&channel->word, 1, __ATOMIC_SEQ_CST);
+      syscall(SYS_futex, &channel->word, FUTEX_WAKE, 1, NULL, NULL, 0);
+    }
   }
   pthread_mutex_unlock(&channel->mutex);
 }
@@ -126,66 +127,67 @@ static bool get(struct channel *channel, struct message *message, int64_t wait_n
   int64_t end_ns = wait_ns < 0 ? INT64_MAX : now_ns() + wait_ns;
   struct timespec limit = at(end_ns == INT64_MAX ? 0 : end_ns);
   switch (channel->kind) {
-    case PIPE:
-    case UNIX:
-    case TCP:
-      if (wait_ns >= 0) {
-        int ready;
-        if (next_random(seed) & 1) {
-          struct pollfd one = {.fd = channel->fds[0], .events = POLLIN};
-          struct timespec t = at(wait_ns);
-          ready = ppoll(&one, 1, &t, NULL);
-        } else {
-          fd_set set;
-          FD_ZERO(&set);
-          FD_SET(channel->fds[0], &set);
-          struct timeval t = {wait_ns / 1000000000, wait_ns % 1000000000 / 1000};
-          ready = select(channel->fds[0] + 1, &set, NULL, NULL, &t);
-        }
-        if (ready == 0) return false;
+  case PIPE:
+  case UNIX:
+  case TCP:
+    if (wait_ns >= 0) {
+      int ready;
+      if (next_random(seed) & 1) {
+        struct pollfd one = {.fd = channel->fds[0], .events = POLLIN};
+        struct timespec t = at(wait_ns);
+        ready = ppoll(&one, 1, &t, NULL);
+      } else {
+        fd_set set;
+        FD_ZERO(&set);
+        FD_SET(channel->fds[0], &set);
+        struct timeval t = {wait_ns / 1000000000, wait_ns % 1000000000 / 1000};
+        ready = select(channel->fds[0] + 1, &set, NULL, NULL, &t);
       }
-      size_t got = 0;
-      while (got < sizeof(*message)) {
-        ssize_t n = read(channel->fds[0], (char *)message + got, sizeof(*message) - got);
-        if (n <= 0) abort();
-        got += (size_t)n;
-      }
-      return true;
-    case SEM:
-      if (wait_ns < 0) {
-        while (sem_wait(&channel->items)) {
-        }
-      } else if (sem_clockwait(&channel->items, CLOCK_MONOTONIC, &limit)) {
-        return false;
-      }
-      return pop(channel, message);
-    case COND: {
-      pthread_mutex_lock(&channel->mutex);
-      bool got = pop(channel, message);
-      while (!got) {
-        if (wait_ns < 0) pthread_cond_wait(&channel->cond, &channel->mutex);
-        else if (pthread_cond_clockwait(&channel->cond, &channel->mutex, CLOCK_MONOTONIC, &limit) == ETIMEDOUT) {
-          got = pop(channel, message);
-          break;
-        }
-        got = pop(channel, message);
-      }
-      pthread_mutex_unlock(&channel->mutex);
-      return got;
+      if (ready == 0) return false;
     }
-    case FUTEX:
-      for (;;) {
-        uint32_t seen = __atomic_load_n(&channel->word, __ATOMIC_SEQ_CST);
-        if (pop(channel, message)) return true;
-        struct timespec left = at(wait_ns < 0 ? 0 : end_ns - now_ns());
-        if (syscall(SYS_futex, &channel->word, FUTEX_WAIT, seen, wait_ns < 0 ? NULL : &left, NULL, 0) && errno == ETIMEDOUT)
-          return pop(channel, message);
+    size_t got = 0;
+    while (got < sizeof(*message)) {
+      ssize_t n = read(channel->fds[0], (char *)message + got, sizeof(*message) - got);
+      if (n <= 0) abort();
+      got += (size_t)n;
+    }
+    return true;
+  case SEM:
+    if (wait_ns < 0) {
+      while (sem_wait(&channel->items)) {
       }
-    default: /* SPIN */
-      for (;;) {
-        if (pop(channel, message)) return true;
-        sched_yield();
+    } else if (sem_clockwait(&channel->items, CLOCK_MONOTONIC, &limit)) {
+      return false;
+    }
+    return pop(channel, message);
+  case COND: {
+    pthread_mutex_lock(&channel->mutex);
+    bool got = pop(channel, message);
+    while (!got) {
+      if (wait_ns < 0) pthread_cond_wait(&channel->cond, &channel->mutex);
+      else if (pthread_cond_clockwait(&channel->cond, &channel->mutex, CLOCK_MONOTONIC, &limit) == ETIMEDOUT) {
+        got = pop(channel, message);
+        break;
       }
+      got = pop(channel, message);
+    }
+    pthread_mutex_unlock(&channel->mutex);
+    return got;
+  }
+  case FUTEX:
+    for (;;) {
+      uint32_t seen = __atomic_load_n(&channel->word, __ATOMIC_SEQ_CST);
+      if (pop(channel, message)) return true;
+      struct timespec left = at(wait_ns < 0 ? 0 : end_ns - now_ns());
+      if (syscall(SYS_futex, &channel->word, FUTEX_WAIT, seen, wait_ns < 0 ? NULL : &left, NULL, 0) &&
+          errno == ETIMEDOUT)
+        return pop(channel, message);
+    }
+  default: /* SPIN */
+    for (;;) {
+      if (pop(channel, message)) return true;
+      sched_yield();
+    }
   }
 }
 
@@ -344,8 +346,9 @@ int main(int argc, char **argv) {
     if (wait(&status) < 0 || status) bad = 1;
   printf("{\"events\": %llu, \"violations\": %llu, \"messages\": %llu, \"timers\": %llu, \"time_outs\": %llu, "
          "\"processes\": %d, \"threads\": %d, \"virtual_s\": %.6f, \"crashed\": %d}\n",
-         (unsigned long long)shared->events, (unsigned long long)shared->violations, (unsigned long long)shared->messages,
-         (unsigned long long)shared->timers, (unsigned long long)shared->timeouts, processes,
-         processes * (2 * kinds_used + pad_threads) + processes + 1, (double)(now_ns() - start_ns) / 1e9, bad);
+         (unsigned long long)shared->events, (unsigned long long)shared->violations,
+         (unsigned long long)shared->messages, (unsigned long long)shared->timers, (unsigned long long)shared->timeouts,
+         processes, processes * (2 * kinds_used + pad_threads) + processes + 1, (double)(now_ns() - start_ns) / 1e9,
+         bad);
   return bad || shared->violations ? 1 : 0;
 }
