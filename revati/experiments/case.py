@@ -315,7 +315,9 @@ CASE_FORM = Object(
             fields={
                 "virtual_s": Number("virtual time of the load", default=86_400.0, above=0),
                 "wall_s": Number("real time of the whole run", default=3600.0, above=0),
-                "ready_wall_s": Number("real time until the server is ready (a first start compiles)", default=1800.0, above=0),
+                "ready_wall_s": Number(
+                    "real time until the server is ready; a first start compiles", default=1800.0, above=0
+                ),
                 "stall_wall_s": Number("real time without any progress of the load", default=300.0, above=0),
                 "request_virtual_s": Number("virtual time of one request", default=3600.0, above=0),
             },
