@@ -7,6 +7,7 @@ framework, version) becomes a section. Same tables, same seed: byte-identical pa
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -209,9 +210,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not arguments.tables.is_dir():
             raise ValueError(f"{arguments.tables}: no such directory")
+        importlib.import_module("lightgbm")
         train_all(arguments.tables, arguments.out, arguments.seed, arguments.trees, arguments.workers, arguments.only)
         seconds = time.monotonic() - start
         write_report(arguments.report, installed_packs(arguments.out), arguments.out / ".rows", seconds)
+    except ImportError as error:
+        sys.stderr.write(f"train-packs: training needs LightGBM, which cannot be imported here: {error}\n")
+        return 2
     except (ValueError, OSError) as error:
         sys.stderr.write(f"train-packs: {error}\n")
         return 2
