@@ -250,9 +250,11 @@ const struct rvt_request *rvt_request_find(const char *id)
 }
 
 /* Called by a framework observer when a request enters the worker. `prompt` holds token ids; `avoid` the EOS and
- * stop ids; eos -1 = not known, -2 = the request ignores it; seed 0 = the request gave none. */
+ * stop ids, `allowed` the only ids that may come (none: all); eos -1 = not known, -2 = the request ignores it; seed
+ * 0 = the request gave none. */
 RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint32_t prompt_tokens, uint64_t seed,
-                                    uint32_t min_tokens, int32_t eos, const int32_t *avoid, uint32_t avoid_count)
+                                    uint32_t min_tokens, int32_t eos, const int32_t *avoid, uint32_t avoid_count,
+                                    const int32_t *allowed, uint32_t allowed_count)
 {
   if (!id) return;
   if (!requests) {
@@ -267,7 +269,13 @@ RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint3
   rvt_request_init(&fresh, id, prompt, prompt_tokens, seed);
   struct rvt_request *slot = request_slot(fresh.id_hash, true);
   /* A preempted request comes back under its id with its output appended to the prompt: keep what it was. */
-  if (slot && slot->id_hash != fresh.id_hash) *slot = fresh;
+  if (!slot || slot->id_hash == fresh.id_hash) return;
+  free(slot->allowed);
+  if (allowed && allowed_count && (fresh.allowed = malloc(allowed_count * sizeof *allowed))) {
+    memcpy(fresh.allowed, allowed, allowed_count * sizeof *allowed);
+    fresh.allowed_count = allowed_count;
+  }
+  *slot = fresh;
 }
 
 /* --- tokens -------------------------------------------------------------------------------------------- */
@@ -361,6 +369,7 @@ int32_t rvt_oracle_token(const struct rvt_choice *c)
   }
   if (c->mask) return draw_masked(c, h);
   if (c->allowed_count) return c->allowed[h % c->allowed_count];
+  if (request->allowed_count) return request->allowed[h % request->allowed_count];
   return draw(c, h);
 }
 

@@ -19,6 +19,8 @@ struct rvt_request {
   int32_t length;          /* output tokens, the last one EOS; -1 = no end of its own */
   const int32_t *text;     /* replayed output, NULL = generated */
   uint32_t text_count;
+  uint32_t allowed_count;  /* allowed_token_ids of the request, 0 = all */
+  int32_t *allowed;
 };
 
 /* One token to choose. */

@@ -24,7 +24,7 @@ static bool bind(const char *signature, const struct rvt_param *params, int coun
       if (bind(signature + 1, params, count, next + 1, at + 1, wide)) return true;
     }
   }
-  if (*signature == 'P' || *signature == 'F') return false;
+  if (*signature == 'P' || *signature == 'J') return false;
   *at = -1;
   return bind(signature + 1, params, count, next, at + 1, wide);
 }

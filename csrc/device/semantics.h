@@ -14,7 +14,7 @@
 /* One registry entry. `pattern`: a kernel whose name equals it, or, with `anywhere`, contains it.
  *
  * `signature` is for Triton kernels: one letter per Python parameter that is not a constexpr: P pointer,
- * Q pointer that may be None, I integer, F float. Triton leaves out pointers that are None and integers that equal 1, so
+ * Q pointer that may be None, I integer, J integer that is never 1 (a row of logits, a vocabulary). Triton leaves out pointers that are None and integers that equal 1, so
  * the parameters that arrive are matched against the signature by their sizes in the cubin. `second` is an
  * alternative signature, for kernels that change a parameter's type. */
 struct rvt_entry {

@@ -71,7 +71,7 @@ static bool cat_numbers(const char *name, unsigned *bytes, unsigned *dims, unsig
   if (!at) return false;
   *n = 0;
   for (at += 3; *at >= '0' && *at <= '9'; at++) *n = *n * 10 + (unsigned)(*at - '0');
-  return *bytes <= 8 && *dims >= 1 && *dims <= CAT_DIMS && *n >= 1 && *n <= 128;
+  return *bytes <= 16 && *dims >= 1 && *dims <= CAT_DIMS && *n >= 1 && *n <= 128;
 }
 
 static uint32_t offset_in(uint32_t linear, const struct size_stride *s, unsigned dims, int cat_dim, uint32_t cat_size)
@@ -95,7 +95,7 @@ static enum rvt_semantic_result cat(const struct rvt_launch *l)
   const struct size_stride *shape = l->params[2];
   int dim = *(const int32_t *)l->params[3];
   uint32_t dim_stride = *(const uint32_t *)l->params[4];
-  if (!cat_numbers(l->kernel->name, &bytes, &dims, &n) || l->grid[1] > n) {
+  if (!cat_numbers(l->kernel->name, &bytes, &dims, &n) || l->grid[1] > n || bytes > 8) {
     rvt_mem_forget_at(out);
     return RVT_SEM_DONE;
   }
@@ -120,6 +120,38 @@ static enum rvt_semantic_result cat(const struct rvt_launch *l)
   return RVT_SEM_DONE;
 }
 
+/* CatArrayBatchedCopy_vectorized: all tensors contiguous, so the result is made of rows (one per index of the
+ * dimensions before the joined one) that hold a row of each input in turn. */
+static enum rvt_semantic_result cat_contiguous(const struct rvt_launch *l)
+{
+  unsigned bytes, dims, n;
+  uint64_t out, row_bytes = 0, rows = 1, done = 0;
+  memcpy(&out, l->params[0], 8);
+  const char *inputs = l->params[1];
+  const struct size_stride *shape = l->params[2];
+  int dim = *(const int32_t *)l->params[3];
+  bool parsed = cat_numbers(l->kernel->name, &bytes, &dims, &n) && l->grid[1] <= n && dim < CAT_DIMS;
+  const uint32_t *elements = (const uint32_t *)(const void *)(inputs + 8ull * n) + 2 * n;
+  for (int d = 0; parsed && d < dim; d++) rows *= shape->size[d];
+  for (uint32_t j = 0; parsed && j < l->grid[1]; j++) row_bytes += elements[j] / rows * bytes;
+  if (!parsed || rows * row_bytes > 1 << 18) { /* no control data */
+    rvt_mem_forget_at(out);
+    return RVT_SEM_DONE;
+  }
+  for (uint32_t j = 0; j < l->grid[1]; j++) {
+    uint64_t in, piece = elements[j] / rows * bytes;
+    unsigned char *values = rvt_scratch(0, piece + 8);
+    memcpy(&in, inputs + 8ull * j, 8);
+    for (uint64_t row = 0; row < rows; row++) {
+      uint64_t to = out + row * row_bytes + done;
+      if (rvt_mem_read(in + row * piece, values, piece)) rvt_mem_write(to, values, piece);
+      else rvt_mem_forget(to, piece);
+    }
+    done += piece;
+  }
+  return RVT_SEM_DONE;
+}
+
 static const uint16_t cat_bytes[] = {8, 3968, sizeof(struct size_stride), 4, 4};
 
 #define SIZES(array) .param_count = sizeof array / sizeof *array, .param_bytes = array
@@ -130,6 +162,7 @@ const struct rvt_entry rvt_entries_torch_topk[] = {
     {.pattern = "bitonicSortKVInPlace", .anywhere = true, .fn = sorted_already},
     {.pattern = "19CatArrayBatchedCopyI", .anywhere = true, .fn = cat, SIZES(cat_bytes)},
     {.pattern = "26CatArrayBatchedCopy_contigI", .anywhere = true, .fn = cat, SIZES(cat_bytes)},
+    {.pattern = "30CatArrayBatchedCopy_vectorizedI", .anywhere = true, .fn = cat_contiguous, SIZES(cat_bytes)},
     {.pattern = "35CatArrayBatchedCopy_alignedK_contigI", .anywhere = true, .fn = cat, SIZES(cat_bytes)},
     {0},
 };

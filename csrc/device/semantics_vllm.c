@@ -229,11 +229,11 @@ static enum rvt_semantic_result expand_idx_mapping(const struct rvt_launch *l)
 /* Kernels that fill attention metadata, which only other kernels read: no effect, and their inputs stay known. */
 const struct rvt_entry rvt_entries_vllm[] = {
     {.pattern = "_apply_write_kernel", .fn = apply_write, .signature = "PIPPPPQ", .second = "PPPPPPP"},
-    {.pattern = "_prepare_prefill_inputs_kernel", .fn = prepare_prefill_inputs, .signature = "PPPPPIPP"},
+    {.pattern = "_prepare_prefill_inputs_kernel", .fn = prepare_prefill_inputs, .signature = "PPPPPJPP"},
     {.pattern = "_prepare_pos_seq_lens_kernel", .fn = prepare_pos_seq_lens, .signature = "PPPPPI"},
     {.pattern = "_combine_sampled_and_draft_tokens_kernel", .fn = combine_sampled, .signature = "PPPPPPPIPP"},
     {.pattern = "_get_num_sampled_and_rejected_kernel", .fn = num_sampled_and_rejected, .signature = "PPPPPP"},
-    {.pattern = "_post_update_kernel", .fn = post_update, .signature = "PPPQIPIPPQPIP"},
+    {.pattern = "_post_update_kernel", .fn = post_update, .signature = "PPPQJPIPPQPJP"},
     {.pattern = "_post_update_num_computed_tokens_kernel", .fn = post_update_computed, .signature = "PPP"},
     {.pattern = "_expand_idx_mapping_kernel", .fn = expand_idx_mapping, .signature = "PPPP"},
     {.pattern = "_gather_block_tables_kernel"},

@@ -200,15 +200,15 @@ static enum rvt_semantic_result num_nans(const struct rvt_launch *l)
 }
 
 const struct rvt_entry rvt_entries_vllm_sample[] = {
-    {.pattern = "_gumbel_sample_kernel", .fn = gumbel_sample, .signature = "PIPIQIQPIPPPPI"},
-    {.pattern = "_apply_grammar_bitmask_kernel", .fn = grammar_bitmask, .signature = "PIPPII"},
-    {.pattern = "apply_token_bitmask_inplace_kernel", .fn = xgrammar_bitmask, .signature = "PPQIIII"},
-    {.pattern = "_bias_kernel", .fn = logit_bias, .signature = "PIIPPPIPPIPIPPPPI"},
-    {.pattern = "_topk_log_softmax_kernel", .fn = topk_log_softmax, .signature = "PPIPII"},
-    {.pattern = "_ranks_kernel", .fn = ranks, .signature = "PPIPI"},
-    {.pattern = "_fill_logprob_token_ids_kernel", .fn = fill_logprob_ids, .signature = "PIPIPPIPPPI"},
-    {.pattern = "_prompt_logprobs_token_ids_kernel", .fn = prompt_logprobs_token_ids, .signature = "PPPPPI"},
-    {.pattern = "_num_nans_kernel", .fn = num_nans, .signature = "PIPI"},
+    {.pattern = "_gumbel_sample_kernel", .fn = gumbel_sample, .signature = "PIPIQJQPJPPPPJ"},
+    {.pattern = "_apply_grammar_bitmask_kernel", .fn = grammar_bitmask, .signature = "PJPPJJ"},
+    {.pattern = "apply_token_bitmask_inplace_kernel", .fn = xgrammar_bitmask, .signature = "PPQIJJJ"},
+    {.pattern = "_bias_kernel", .fn = logit_bias, .signature = "PJJPPPJPPJPJPPPPJ"},
+    {.pattern = "_topk_log_softmax_kernel", .fn = topk_log_softmax, .signature = "PPJPIJ"},
+    {.pattern = "_ranks_kernel", .fn = ranks, .signature = "PPJPJ"},
+    {.pattern = "_fill_logprob_token_ids_kernel", .fn = fill_logprob_ids, .signature = "PJPJPPIPPPJ"},
+    {.pattern = "_prompt_logprobs_token_ids_kernel", .fn = prompt_logprobs_token_ids, .signature = "PPPPPJ"},
+    {.pattern = "_num_nans_kernel", .fn = num_nans, .signature = "PJPJ"},
     /* Shape logits only. */
     {.pattern = "_temperature_kernel"},
     {.pattern = "_min_p_kernel"},

@@ -47,7 +47,7 @@ class _Device:
         self._request = library.revati_observe_request
         self._request.argtypes = (
             ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int32,
-            ctypes.c_void_p, ctypes.c_uint32,
+            ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32,
         )  # fmt: skip
         self._request.restype = None
         self._names: dict[str, bytes] = {}
@@ -67,11 +67,14 @@ class _Device:
     def no_batch(self) -> None:
         self._batch(None, 0, 0, None)
 
-    def request(self, name: str, prompt: Sequence[int], seed: int, min_tokens: int, eos: int, avoid: list[int]) -> None:
-        tokens, ids = array("i", prompt), array("i", avoid)
+    def request(
+        self, name: str, prompt: Sequence[int], seed: int, min_tokens: int, eos: int, avoid: Sequence[int],
+        allowed: Sequence[int],
+    ) -> None:  # fmt: skip
+        tokens, ids, only = array("i", prompt), array("i", avoid), array("i", allowed)
         self._request(
             self._name(name), tokens.buffer_info()[0], len(tokens), seed & (2**64 - 1), min_tokens, eos,
-            ids.buffer_info()[0] if ids else None, len(ids),
+            ids.buffer_info()[0] if ids else None, len(ids), only.buffer_info()[0] if only else None, len(only),
         )  # fmt: skip
 
     def _name(self, request_id: str) -> bytes:
@@ -250,6 +253,7 @@ def _announce_requests(runner: Any, arguments: tuple[Any, ...], _result: Any) ->
         _device.request(
             new.req_id, new.prompt_token_ids, 0 if seed is None else seed + 1, params.min_tokens or 0,
             -2 if ignore else -1 if eos is None else eos, sorted(stops),
+            list(getattr(params, "allowed_token_ids", None) or ()),
         )  # fmt: skip
 
 
