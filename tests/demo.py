@@ -21,7 +21,16 @@ def need_vllm() -> None:
 
 
 def demo_command(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "revati._demo", "--work", str(folder), "--json", str(folder / "result.json"), *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "revati._demo",
+        "--work",
+        str(folder),
+        "--json",
+        str(folder / "result.json"),
+        *arguments,
+    ]
 
 
 def run_demo(folder: Path, *arguments: str) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def test_ctrl_c(demo: Demo, phase: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "victim", ["VLLM::EngineCore", *(pytest.param(name, marks=pytest.mark.extended) for name in ("vllm serve", "vllm bench"))]
+    "victim",
+    ["VLLM::EngineCore", *(pytest.param(name, marks=pytest.mark.extended) for name in ("vllm serve", "vllm bench"))],
 )
 def test_kill_9_while_serving(demo: Demo, victim: str) -> None:
     demo.reach("serving")
