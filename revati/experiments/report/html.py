@@ -9,6 +9,7 @@ import html
 import itertools
 import json
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from revati import __version__
@@ -209,7 +210,7 @@ def _head(results: list[dict[str, Any]], names: list[str]) -> str:
         case, environment = result["case"], result["environment"]
         version = environment.get("framework_version") or ""
         device = case["device"]
-        model = case["model"]["path"] or "no model"
+        model = Path(case["model"]["path"] or "no model").name
         line = f"{case['framework']['name']} {version}, {device['count']} x {device['gpu']}, {model}"
         line += f", policy {result['identity']['policy']}, seed {case['seed']}, {environment.get('started_utc', '')}"
         about = f"{html.escape(case['description'] or '')}<br><small>{html.escape(line)}</small>"
