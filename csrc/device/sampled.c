@@ -142,6 +142,16 @@ static const struct rvt_request *slot_request(int32_t index)
   return &slot->request;
 }
 
+void rvt_step_minimum(int32_t index, uint32_t min_len, const int32_t *stops, uint32_t count)
+{
+  if (index < 0 || index >= MAX_SLOTS || !slots[index].token_ids_addr) return;
+  slot_request(index);
+  struct rvt_request *request = &slots[index].request;
+  request->min_tokens = min_len > request->prompt_tokens ? min_len - request->prompt_tokens : 0;
+  request->avoid_count = count < RVT_MAX_AVOID ? count : RVT_MAX_AVOID;
+  memcpy(request->avoid, stops, request->avoid_count * sizeof *stops);
+}
+
 /* A row that nobody can name (warm-up steps): its number is its identity. */
 static const struct rvt_request *nameless(uint32_t row)
 {

@@ -90,6 +90,9 @@ void rvt_step_prompt(int32_t slot, uint64_t token_ids_addr, uint32_t prompt_toke
 /* Sampling parameters of the slots, by device address; 0 = none. */
 void rvt_step_sampling(uint64_t seeds_addr, uint64_t temperature_addr);
 
+/* min_tokens of a slot's request as the device knows it: no stop id before the sequence has min_len tokens. */
+void rvt_step_minimum(int32_t slot, uint32_t min_len, const int32_t *stops, uint32_t count);
+
 /* Grammar bitmask of a row of the coming sampling step. */
 void rvt_step_mask(uint32_t row, const uint32_t *mask, uint32_t words);
 /* allowed_token_ids of a row of the coming sampling step. */

@@ -66,15 +66,23 @@ static enum rvt_semantic_result xgrammar_bitmask(const struct rvt_launch *l)
   return DONE;
 }
 
-/* _bias_kernel: of allowed ids, biases and stop ids only the first restricts which token may come. */
+/* _bias_kernel: allowed ids restrict which token may come, stop ids may not come before a minimal length. */
 static enum rvt_semantic_result logit_bias(const struct rvt_launch *l)
 {
-  enum { LOGITS, LOGITS_STRIDE, VOCAB, IDX_MAPPING, COUNT, ALLOWED, ALLOWED_STRIDE };
+  enum { LOGITS, LOGITS_STRIDE, VOCAB, IDX_MAPPING, COUNT, ALLOWED, ALLOWED_STRIDE, BIASES, BIAS_IDS, BIAS_IDS_STRIDE,
+         BIAS, BIAS_STRIDE, POS, MIN_LENS, STOPS, STOP_IDS, STOP_STRIDE };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull);
   if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DONE;
   for (uint32_t i = 0; i < rows; i++) {
-    int32_t count = 0;
+    int32_t count = 0, stops = 0, min_len = 0, stop_ids[RVT_MAX_AVOID];
+    uint64_t at = 4ull * (unsigned)slot[i];
+    if (slot[i] >= 0 && rvt_read_i32(rvt_arg_ptr(l, STOPS) + at, &stops, 1) && stops > 0) {
+      if (stops > RVT_MAX_AVOID) stops = RVT_MAX_AVOID;
+      rvt_read_i32(rvt_arg_ptr(l, MIN_LENS) + at, &min_len, 1);
+      uint64_t from = rvt_arg_ptr(l, STOP_IDS) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, STOP_STRIDE));
+      if (rvt_read_i32(from, stop_ids, (size_t)stops)) rvt_step_minimum(slot[i], (uint32_t)min_len, stop_ids, (uint32_t)stops);
+    }
     if (slot[i] < 0 || !rvt_read_i32(rvt_arg_ptr(l, COUNT) + 4ull * (unsigned)slot[i], &count, 1) || count <= 0) continue;
     int32_t *ids = rvt_scratch(2, (uint64_t)count * 4);
     uint64_t from = rvt_arg_ptr(l, ALLOWED) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, ALLOWED_STRIDE));
