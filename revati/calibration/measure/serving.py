@@ -50,7 +50,7 @@ def _environment(folder: Path, work: Path) -> dict[str, str]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: revati-steptrace\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[vllm.general_plugins]\nrevati_steptrace = revati_steptrace:register\n")
     env = dict(os.environ)
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (str(plugin), str(_ROOT), env.get("PYTHONPATH", "")) if p)
+    env["PYTHONPATH"] = os.pathsep.join(p for p in (str(plugin), env.get("PYTHONPATH", ""), str(_ROOT)) if p)
     env["REVATI_STEPTRACE"] = str(folder / "steps")
     env.update(
         {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
