@@ -54,7 +54,8 @@ static int join(struct rvt_capture *c, struct rvt_stream *s) {
   return RVT_OK;
 }
 
-int rvt_capture_begin(struct rvt_stream *s, int mode, struct rvt_graph *into, struct rvt_node *const *deps, uint32_t n) {
+int rvt_capture_begin(struct rvt_stream *s, int mode, struct rvt_graph *into, struct rvt_node *const *deps,
+                      uint32_t n) {
   if (s->is_legacy) return RVT_E_CAPTURE_UNSUPPORTED;
   if (mode < 0 || mode > 2) return RVT_E_INVALID_VALUE;
   if (rvt_stream_is_capturing(s)) return RVT_E_ILLEGAL_STATE;
@@ -77,7 +78,8 @@ static bool all_joined(const struct rvt_capture *c) {
     const struct rvt_stream *s = c->joined[j];
     for (uint32_t i = 0; s != c->origin && i < s->frontier_count; i++) {
       bool found = s->frontier[i]->has_dependents;
-      for (uint32_t k = 0; k < c->origin->frontier_count && !found; k++) found = c->origin->frontier[k] == s->frontier[i];
+      for (uint32_t k = 0; k < c->origin->frontier_count && !found; k++)
+        found = c->origin->frontier[k] == s->frontier[i];
       if (!found) return false;
     }
   }
@@ -110,7 +112,8 @@ int rvt_capture_end(struct rvt_stream *s, struct rvt_graph **out) {
 
 /* In a capture that must not be disturbed, calls that could synchronise are errors (and end the capture). */
 int rvt_capture_forbids(void) {
-  bool global = RVT_UNLIKELY(atomic_load_explicit(&rvt_g.capturing, memory_order_relaxed) > 0) && rvt_t.capture_mode == 0;
+  bool global =
+      RVT_UNLIKELY(atomic_load_explicit(&rvt_g.capturing, memory_order_relaxed) > 0) && rvt_t.capture_mode == 0;
   bool local = RVT_UNLIKELY(rvt_t.captures_begun > 0) && rvt_t.capture_mode != 2;
   return global || local ? RVT_E_CAPTURE_UNSUPPORTED : RVT_OK;
 }
@@ -136,7 +139,9 @@ int rvt_capture_kernel(struct rvt_stream *s, const struct rvt_op *op, uint64_t k
 
 int rvt_capture_op(struct rvt_stream *s, const struct rvt_op *op, uint64_t key, const char *name, rvt_effect_fn fn,
                    const void *ctx, size_t ctx_bytes) {
-  int rc, type = op->kind == RVT_OP_COPY ? RVT_NODE_MEMCPY : op->kind == RVT_OP_MEMSET ? RVT_NODE_MEMSET : RVT_NODE_KERNEL;
+  int rc, type = op->kind == RVT_OP_COPY     ? RVT_NODE_MEMCPY
+                 : op->kind == RVT_OP_MEMSET ? RVT_NODE_MEMSET
+                                             : RVT_NODE_KERNEL;
   pthread_mutex_lock(&lock);
   struct rvt_node *node = append(s, type, &rc);
   if (node) {

@@ -43,10 +43,10 @@ static void trace_copy(uint64_t to, uint64_t from, size_t n) {
 static void move_bytes(uint64_t to, uint64_t from, size_t n) {
   if (RVT_UNLIKELY(rvt_tracing)) trace_copy(to, from, n);
   switch (kind_of(to, from, NULL)) {
-    case RVT_COPY_H2H: memmove((void *)to, (const void *)from, n); break;
-    case RVT_COPY_H2D: rvt_mem_write_host(to, (const void *)from, n); break;
-    case RVT_COPY_D2H: read_back((void *)to, from, n); break;
-    default: rvt_mem_copy(to, from, n); break;
+  case RVT_COPY_H2H: memmove((void *)to, (const void *)from, n); break;
+  case RVT_COPY_H2D: rvt_mem_write_host(to, (const void *)from, n); break;
+  case RVT_COPY_D2H: read_back((void *)to, from, n); break;
+  default: rvt_mem_copy(to, from, n); break;
   }
 }
 
@@ -64,10 +64,10 @@ static void effect_copy(const void *ctx, struct rvt_stream *s, bool replay) {
 static bool blocks_host(enum rvt_copy_kind kind, const struct rvt_copy2d *c, bool sync) {
   uint64_t bytes = c->width * c->height;
   switch (kind) {
-    case RVT_COPY_H2D: return pinned(c->from) ? sync : bytes > STAGED_BYTES;
-    case RVT_COPY_D2H: return sync || !pinned(c->to);
-    case RVT_COPY_H2H: return true;
-    default: return false;
+  case RVT_COPY_H2D: return pinned(c->from) ? sync : bytes > STAGED_BYTES;
+  case RVT_COPY_D2H: return sync || !pinned(c->to);
+  case RVT_COPY_H2H: return true;
+  default: return false;
   }
 }
 

@@ -15,7 +15,7 @@ enum rvt_error {
   RVT_E_INVALID_VALUE = 1,
   RVT_E_OUT_OF_MEMORY = 2,
   RVT_E_NOT_INITIALIZED = 3,
-  RVT_E_INVALID_SYMBOL = 13,       /* runtime only */
+  RVT_E_INVALID_SYMBOL = 13,          /* runtime only */
   RVT_E_INVALID_DEVICE_FUNCTION = 98, /* runtime only */
   RVT_E_NO_DEVICE = 100,
   RVT_E_INVALID_DEVICE = 101,
@@ -82,13 +82,13 @@ struct rvt_call_config {
   void *stream;
 };
 struct rvt_thread {
-  int device;            /* current ordinal */
+  int device; /* current ordinal */
   int last_error;
   struct rvt_context *ctx; /* driver's current context, NULL = none made current */
   struct rvt_context *ctx_stack[RVT_CTX_DEPTH];
   int ctx_depth;
-  int capture_mode;      /* of this thread, cudaThreadExchangeStreamCaptureMode */
-  int captures_begun;    /* thread-local-mode captures open on this thread */
+  int capture_mode;   /* of this thread, cudaThreadExchangeStreamCaptureMode */
+  int captures_begun; /* thread-local-mode captures open on this thread */
   struct rvt_call_config config[8];
   int config_depth;
   struct rvt_stream *per_thread[RVT_MAX_GPUS];
@@ -155,8 +155,7 @@ static inline int rvt_rt(int rc) {
 
 static inline void rvt_atomic_max(_Atomic int64_t *a, int64_t v) {
   int64_t old = atomic_load_explicit(a, memory_order_relaxed);
-  while (old < v && !atomic_compare_exchange_weak_explicit(a, &old, v, memory_order_acq_rel, memory_order_relaxed))
-    ;
+  while (old < v && !atomic_compare_exchange_weak_explicit(a, &old, v, memory_order_acq_rel, memory_order_relaxed));
 }
 
 /* Memory that is never given back: objects with handles. Zeroed. Thread safe. */
@@ -171,14 +170,22 @@ static inline uint64_t rvt_mix(uint64_t h, uint64_t v) {
 
 /* ---- memory.c ------------------------------------------------------------------------------------------ */
 
-enum rvt_alloc_kind { RVT_ALLOC_DEVICE, RVT_ALLOC_POOL, RVT_ALLOC_VMM, RVT_ALLOC_IPC, RVT_ALLOC_HOST, RVT_ALLOC_MANAGED, RVT_ALLOC_SYMBOL };
+enum rvt_alloc_kind {
+  RVT_ALLOC_DEVICE,
+  RVT_ALLOC_POOL,
+  RVT_ALLOC_VMM,
+  RVT_ALLOC_IPC,
+  RVT_ALLOC_HOST,
+  RVT_ALLOC_MANAGED,
+  RVT_ALLOC_SYMBOL
+};
 
 struct rvt_alloc {
   uint64_t base, bytes;
   uint64_t charged; /* bytes of the card behind it (small ones share a slab: 0) */
   uint64_t id;      /* CU_POINTER_ATTRIBUTE_BUFFER_ID */
   int16_t device;
-  uint8_t kind;     /* enum rvt_alloc_kind */
+  uint8_t kind; /* enum rvt_alloc_kind */
   bool live;
   struct rvt_pool *pool;
   struct rvt_shared *shared; /* IPC backing, NULL */
@@ -192,7 +199,7 @@ void rvt_arena_give(uint64_t addr, uint64_t bytes);
 
 int rvt_alloc_device(int ordinal, uint64_t bytes, int kind, uint64_t *addr);
 int rvt_free_device(uint64_t addr);
-int rvt_free_any(uint64_t addr); /* cudaFree: plain, pool or symbol memory */
+int rvt_free_any(uint64_t addr);                 /* cudaFree: plain, pool or symbol memory */
 struct rvt_alloc *rvt_alloc_find(uint64_t addr); /* allocation that contains addr, or NULL */
 struct rvt_alloc *rvt_alloc_record(uint64_t base, uint64_t bytes, int ordinal, int kind, uint64_t charged);
 void rvt_alloc_forget_record(struct rvt_alloc *a); /* takes a record out; knowledge and addresses stay */
@@ -235,9 +242,9 @@ struct rvt_event {
   unsigned flags;
   int16_t device;
   bool destroyed;
-  _Atomic int64_t time_ns; /* completion; -1 = never recorded */
+  _Atomic int64_t time_ns;             /* completion; -1 = never recorded */
   _Atomic(struct rvt_stream *) stream; /* recorded on (host functions still pending there) */
-  struct rvt_capture *capture; /* recorded in a capture: the frontier at that point */
+  struct rvt_capture *capture;         /* recorded in a capture: the frontier at that point */
   struct rvt_node **frontier;
   uint32_t frontier_count;
   struct rvt_event *next_free;
@@ -286,7 +293,7 @@ uint32_t rvt_model_index(void);
 struct rvt_module {
   uint32_t magic;
   bool is_library, unloaded, has_metadata;
-  struct rvt_kernel *kernels;   /* list by next */
+  struct rvt_kernel *kernels; /* list by next */
   struct rvt_symbol *symbols;
   uint64_t charged;
   int device;
@@ -295,7 +302,7 @@ struct rvt_module {
 struct rvt_symbol {
   const char *name;
   uint64_t bytes;
-  const void *host;               /* host shadow, runtime only */
+  const void *host;                    /* host shadow, runtime only */
   _Atomic uint64_t addr[RVT_MAX_GPUS]; /* made at first use */
   struct rvt_symbol *next;
 };

@@ -60,8 +60,8 @@ void rvt_release_bytes(int ordinal, uint64_t bytes);
 bool rvt_is_device_address(uint64_t addr);
 
 /* Reads what the device would see at addr. Device bytes that no host copy, memset or emulated kernel wrote
- * (or that a launch may have overwritten since) are unknown: they read as 0. Pinned and registered host memory is read in
- * place. Returns whether all n bytes were known. Does not count the read; rvt_count_unknown_read does. */
+ * (or that a launch may have overwritten since) are unknown: they read as 0. Pinned and registered host memory is read
+ * in place. Returns whether all n bytes were known. Does not count the read; rvt_count_unknown_read does. */
 bool rvt_mem_read(uint64_t addr, void *out, size_t n);
 
 /* Writes as the device would; the bytes are known from now on (large writes, see memory.c, become unknown
@@ -108,10 +108,10 @@ typedef enum rvt_semantic_result (*rvt_semantic_fn)(const struct rvt_launch *);
 
 /* What the registry knows about one kernel. Static data, never freed. */
 struct rvt_semantic {
-  rvt_semantic_fn fn;              /* NULL: nothing to emulate */
-  bool read_only;                  /* writes nothing that the host reads: no forgetting */
-  uint8_t param_count;             /* 0: layout from the cubin; else sizes for kernels that have none (runtime */
-  const uint16_t *param_bytes;     /*   kernels launched with void**): needed to copy parameters at capture */
+  rvt_semantic_fn fn;          /* NULL: nothing to emulate */
+  bool read_only;              /* writes nothing that the host reads: no forgetting */
+  uint8_t param_count;         /* 0: layout from the cubin; else sizes for kernels that have none (runtime */
+  const uint16_t *param_bytes; /*   kernels launched with void**): needed to copy parameters at capture */
 };
 
 /* SEMANTICS: registry.c. Called once per kernel, at its first use; NULL = unknown kernel. */
@@ -169,8 +169,8 @@ typedef void (*rvt_effect_fn)(const void *ctx, struct rvt_stream *stream, bool r
 /* Prices op (gpu, model, batch fields are filled in here; name may be NULL, name_len is set here) and puts it
  * on the stream's timeline, or into the graph that the stream is capturing. `effect` may be NULL.
  * Returns 0, or a CUresult (e.g. capture invalidated). */
-int rvt_submit_op(struct rvt_stream *stream, struct rvt_op *op, const char *name, rvt_effect_fn effect,
-                  const void *ctx, size_t ctx_bytes);
+int rvt_submit_op(struct rvt_stream *stream, struct rvt_op *op, const char *name, rvt_effect_fn effect, const void *ctx,
+                  size_t ctx_bytes);
 
 /* The common effect: forgets [addr, addr + bytes). ctx = struct rvt_forget. */
 struct rvt_forget {
@@ -191,8 +191,8 @@ int rvt_stream_synchronize(struct rvt_stream *stream);
 
 struct rvt_batch {
   uint32_t nseq, padded;
-  uint32_t tokens;        /* sum of q_len */
-  uint64_t hash;          /* over padded and seqs; 0 = no batch known */
+  uint32_t tokens; /* sum of q_len */
+  uint64_t hash;   /* over padded and seqs; 0 = no batch known */
   const struct rvt_seq *seqs;
   const char *const *ids; /* request ids, NULL when not given; parallel to seqs */
 };

@@ -3,10 +3,10 @@
 
 #include "device/attributes.h"
 
-#define INIT()               \
-  do {                       \
-    int rc_ = rvt_init();    \
-    if (rc_) return rc_;     \
+#define INIT()            \
+  do {                    \
+    int rc_ = rvt_init(); \
+    if (rc_) return rc_;  \
   } while (0)
 #define DEVICE(d) \
   INIT();         \
@@ -130,11 +130,15 @@ static int context_create(struct rvt_context **out, unsigned flags, int device) 
   if (rvt_t.ctx_depth < RVT_CTX_DEPTH) rvt_t.ctx_stack[rvt_t.ctx_depth++] = rvt_t.ctx;
   return make_current(ctx);
 }
-RVT_API int cuCtxCreate_v2(struct rvt_context **out, unsigned flags, int device) { return context_create(out, flags, device); }
+RVT_API int cuCtxCreate_v2(struct rvt_context **out, unsigned flags, int device) {
+  return context_create(out, flags, device);
+}
 RVT_API int cuCtxCreate_v3(struct rvt_context **out, void *affinity, int n, unsigned flags, int device) {
   return context_create(out, flags, device);
 }
-RVT_API int cuCtxCreate_v4(struct rvt_context **out, void *params, unsigned flags, int device) { return context_create(out, flags, device); }
+RVT_API int cuCtxCreate_v4(struct rvt_context **out, void *params, unsigned flags, int device) {
+  return context_create(out, flags, device);
+}
 RVT_API int cuCtxDestroy_v2(struct rvt_context *ctx) {
   if (!valid_context(ctx) || ctx->primary) return RVT_E_INVALID_CONTEXT;
   if (rvt_t.ctx == ctx) rvt_t.ctx = rvt_t.ctx_depth ? rvt_t.ctx_stack[--rvt_t.ctx_depth] : NULL;

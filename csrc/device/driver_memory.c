@@ -58,9 +58,24 @@ RVT_API int cuMemGetAddressRange_v2(uint64_t *base, size_t *bytes, uint64_t p) {
 /* ---- pointer attributes -------------------------------------------------------------------------------------- */
 
 enum {
-  P_CONTEXT = 1, P_TYPE = 2, P_DEVICE_POINTER = 3, P_HOST_POINTER = 4, P_SYNC = 6, P_BUFFER_ID = 7, P_MANAGED = 8,
-  P_ORDINAL = 9, P_LEGACY_IPC = 10, P_START = 11, P_SIZE = 12, P_MAPPED = 13, P_HANDLE_TYPES = 14, P_RDMA = 15,
-  P_ACCESS = 16, P_POOL = 17, P_MAP_SIZE = 18, P_MAP_BASE = 19,
+  P_CONTEXT = 1,
+  P_TYPE = 2,
+  P_DEVICE_POINTER = 3,
+  P_HOST_POINTER = 4,
+  P_SYNC = 6,
+  P_BUFFER_ID = 7,
+  P_MANAGED = 8,
+  P_ORDINAL = 9,
+  P_LEGACY_IPC = 10,
+  P_START = 11,
+  P_SIZE = 12,
+  P_MAPPED = 13,
+  P_HANDLE_TYPES = 14,
+  P_RDMA = 15,
+  P_ACCESS = 16,
+  P_POOL = 17,
+  P_MAP_SIZE = 18,
+  P_MAP_BASE = 19,
 };
 
 static int pointer_attribute(void *out, int attribute, uint64_t p) {
@@ -72,26 +87,28 @@ static int pointer_attribute(void *out, int attribute, uint64_t p) {
   if (a) base = a->base, bytes = a->bytes;
   int device = a ? a->device : rvt_t.device;
   switch (attribute) {
-    case P_CONTEXT: *(void **)out = &rvt_dev(device)->primary; break;
-    case P_TYPE: *(unsigned *)out = a || kind == RVT_ALLOC_MANAGED ? 2 : 1; break;
-    case P_DEVICE_POINTER: *(uint64_t *)out = p; break;
-    case P_HOST_POINTER:
-      if (a) return RVT_E_INVALID_VALUE;
-      *(uint64_t *)out = p;
-      break;
-    case P_SYNC: *(unsigned *)out = 0; break;
-    case P_BUFFER_ID: *(uint64_t *)out = a ? a->id : base; break;
-    case P_MANAGED: *(unsigned *)out = kind == RVT_ALLOC_MANAGED; break;
-    case P_ORDINAL: *(int *)out = device; break;
-    case P_LEGACY_IPC: *(unsigned *)out = a && a->kind == RVT_ALLOC_DEVICE; break;
-    case P_START: case P_MAP_BASE: *(uint64_t *)out = base; break;
-    case P_SIZE: case P_MAP_SIZE: *(size_t *)out = bytes; break;
-    case P_MAPPED: *(unsigned *)out = 1; break;
-    case P_HANDLE_TYPES: *(uint64_t *)out = a && a->kind == RVT_ALLOC_VMM ? 1 : 0; break;
-    case P_RDMA: *(unsigned *)out = 1; break;
-    case P_ACCESS: *(unsigned *)out = 3; break;
-    case P_POOL: *(void **)out = a ? a->pool : NULL; break;
-    default: return RVT_E_INVALID_VALUE;
+  case P_CONTEXT: *(void **)out = &rvt_dev(device)->primary; break;
+  case P_TYPE: *(unsigned *)out = a || kind == RVT_ALLOC_MANAGED ? 2 : 1; break;
+  case P_DEVICE_POINTER: *(uint64_t *)out = p; break;
+  case P_HOST_POINTER:
+    if (a) return RVT_E_INVALID_VALUE;
+    *(uint64_t *)out = p;
+    break;
+  case P_SYNC: *(unsigned *)out = 0; break;
+  case P_BUFFER_ID: *(uint64_t *)out = a ? a->id : base; break;
+  case P_MANAGED: *(unsigned *)out = kind == RVT_ALLOC_MANAGED; break;
+  case P_ORDINAL: *(int *)out = device; break;
+  case P_LEGACY_IPC: *(unsigned *)out = a && a->kind == RVT_ALLOC_DEVICE; break;
+  case P_START:
+  case P_MAP_BASE: *(uint64_t *)out = base; break;
+  case P_SIZE:
+  case P_MAP_SIZE: *(size_t *)out = bytes; break;
+  case P_MAPPED: *(unsigned *)out = 1; break;
+  case P_HANDLE_TYPES: *(uint64_t *)out = a && a->kind == RVT_ALLOC_VMM ? 1 : 0; break;
+  case P_RDMA: *(unsigned *)out = 1; break;
+  case P_ACCESS: *(unsigned *)out = 3; break;
+  case P_POOL: *(void **)out = a ? a->pool : NULL; break;
+  default: return RVT_E_INVALID_VALUE;
   }
   return RVT_OK;
 }
@@ -103,8 +120,7 @@ RVT_API int cuPointerGetAttribute(void *out, int attribute, uint64_t p) {
 RVT_API int cuPointerGetAttributes(unsigned n, const int *attributes, void **out, uint64_t p) {
   int rc = rvt_init();
   static const uint8_t size[] = {0, 8, 4, 8, 8, 16, 4, 8, 4, 4, 4, 8, 8, 4, 8, 4, 4, 8, 8, 8};
-  for (unsigned i = 0; i < n && rc == RVT_OK; i++)
-    /* Unknown pointers answer zeros here, unlike the single call. */
+  for (unsigned i = 0; i < n && rc == RVT_OK; i++) /* Unknown pointers answer zeros here, unlike the single call. */
     if (pointer_attribute(out[i], attributes[i], p) && attributes[i] > 0 && attributes[i] < (int)sizeof size) {
       memset(out[i], 0, size[attributes[i]]);
       if (attributes[i] == P_ORDINAL) *(int *)out[i] = -2;
@@ -115,8 +131,12 @@ RVT_RECORDED int cuPointerSetAttribute(const void *value, int attribute, uint64_
 
 /* ---- copies --------------------------------------------------------------------------------------------------- */
 
-#define COPY_SYNC(to, from, n)  ENTER(); return rvt_copy((uint64_t)(to), (uint64_t)(from), n, rvt_default_stream(), true)
-#define COPY_ASYNC(to, from, n) ENTER(); return rvt_copy((uint64_t)(to), (uint64_t)(from), n, rvt_stream_resolve(stream), false)
+#define COPY_SYNC(to, from, n) \
+  ENTER();                     \
+  return rvt_copy((uint64_t)(to), (uint64_t)(from), n, rvt_default_stream(), true)
+#define COPY_ASYNC(to, from, n) \
+  ENTER();                      \
+  return rvt_copy((uint64_t)(to), (uint64_t)(from), n, rvt_stream_resolve(stream), false)
 
 RVT_API int cuMemcpy(uint64_t to, uint64_t from, size_t n) { COPY_SYNC(to, from, n); }
 RVT_API int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t n) { COPY_SYNC(to, from, n); }
@@ -127,7 +147,9 @@ RVT_API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t n, void *
 RVT_API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, void *stream) { COPY_ASYNC(to, from, n); }
 RVT_API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, void *stream) { COPY_ASYNC(to, from, n); }
 RVT_API int cuMemcpyPeer(uint64_t to, void *to_ctx, uint64_t from, void *from_ctx, size_t n) { COPY_SYNC(to, from, n); }
-RVT_API int cuMemcpyPeerAsync(uint64_t to, void *to_ctx, uint64_t from, void *from_ctx, size_t n, void *stream) { COPY_ASYNC(to, from, n); }
+RVT_API int cuMemcpyPeerAsync(uint64_t to, void *to_ctx, uint64_t from, void *from_ctx, size_t n, void *stream) {
+  COPY_ASYNC(to, from, n);
+}
 
 struct memcpy2d { /* CUDA_MEMCPY2D */
   size_t from_x, from_y;
@@ -157,8 +179,12 @@ RVT_API int cuMemcpy2DAsync_v2(const struct memcpy2d *m, void *stream) { return 
 
 /* ---- memset ---------------------------------------------------------------------------------------------------- */
 
-#define FILL_SYNC(to, v, bytes, n)  ENTER(); return rvt_fill(to, v, bytes, (n) * (bytes), rvt_default_stream(), true)
-#define FILL_ASYNC(to, v, bytes, n) ENTER(); return rvt_fill(to, v, bytes, (n) * (bytes), rvt_stream_resolve(stream), false)
+#define FILL_SYNC(to, v, bytes, n) \
+  ENTER();                         \
+  return rvt_fill(to, v, bytes, (n) * (bytes), rvt_default_stream(), true)
+#define FILL_ASYNC(to, v, bytes, n) \
+  ENTER();                          \
+  return rvt_fill(to, v, bytes, (n) * (bytes), rvt_stream_resolve(stream), false)
 
 RVT_API int cuMemsetD8_v2(uint64_t to, unsigned char v, size_t n) { FILL_SYNC(to, v, 1, n); }
 RVT_API int cuMemsetD16_v2(uint64_t to, unsigned short v, size_t n) { FILL_SYNC(to, v, 2, n); }
@@ -167,11 +193,21 @@ RVT_API int cuMemsetD8Async(uint64_t to, unsigned char v, size_t n, void *stream
 RVT_API int cuMemsetD16Async(uint64_t to, unsigned short v, size_t n, void *stream) { FILL_ASYNC(to, v, 2, n); }
 RVT_API int cuMemsetD32Async(uint64_t to, unsigned v, size_t n, void *stream) { FILL_ASYNC(to, v, 4, n); }
 
-static int fill_2d(uint64_t to, size_t pitch, uint64_t v, size_t bytes, size_t width, size_t height, void *stream, bool sync) {
+static int fill_2d(uint64_t to, size_t pitch, uint64_t v, size_t bytes, size_t width, size_t height, void *stream,
+                   bool sync) {
   ENTER();
-  return rvt_fill_2d(to, pitch, v, bytes, width * bytes, height, sync ? rvt_default_stream() : rvt_stream_resolve(stream), sync);
+  return rvt_fill_2d(to, pitch, v, bytes, width * bytes, height,
+                     sync ? rvt_default_stream() : rvt_stream_resolve(stream), sync);
 }
-RVT_API int cuMemsetD2D8_v2(uint64_t to, size_t pitch, unsigned char v, size_t w, size_t h) { return fill_2d(to, pitch, v, 1, w, h, NULL, true); }
-RVT_API int cuMemsetD2D32_v2(uint64_t to, size_t pitch, unsigned v, size_t w, size_t h) { return fill_2d(to, pitch, v, 4, w, h, NULL, true); }
-RVT_API int cuMemsetD2D8Async(uint64_t to, size_t pitch, unsigned char v, size_t w, size_t h, void *stream) { return fill_2d(to, pitch, v, 1, w, h, stream, false); }
-RVT_API int cuMemsetD2D32Async(uint64_t to, size_t pitch, unsigned v, size_t w, size_t h, void *stream) { return fill_2d(to, pitch, v, 4, w, h, stream, false); }
+RVT_API int cuMemsetD2D8_v2(uint64_t to, size_t pitch, unsigned char v, size_t w, size_t h) {
+  return fill_2d(to, pitch, v, 1, w, h, NULL, true);
+}
+RVT_API int cuMemsetD2D32_v2(uint64_t to, size_t pitch, unsigned v, size_t w, size_t h) {
+  return fill_2d(to, pitch, v, 4, w, h, NULL, true);
+}
+RVT_API int cuMemsetD2D8Async(uint64_t to, size_t pitch, unsigned char v, size_t w, size_t h, void *stream) {
+  return fill_2d(to, pitch, v, 1, w, h, stream, false);
+}
+RVT_API int cuMemsetD2D32Async(uint64_t to, size_t pitch, unsigned v, size_t w, size_t h, void *stream) {
+  return fill_2d(to, pitch, v, 4, w, h, stream, false);
+}

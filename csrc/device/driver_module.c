@@ -49,7 +49,9 @@ RVT_API int cuModuleLoadDataEx(struct rvt_module **out, const void *image, unsig
 RVT_API int cuModuleLoadFatBinary(struct rvt_module **out, const void *image) { return load(out, image, false); }
 RVT_API int cuModuleLoad(struct rvt_module **out, const char *path) { return load_file(out, path, false); }
 RVT_API int cuModuleUnload(struct rvt_module *m) { return rvt_module_unload(m); }
-RVT_API int cuModuleGetFunction(struct rvt_kernel **out, struct rvt_module *m, const char *name) { return rvt_module_kernel(m, name, out); }
+RVT_API int cuModuleGetFunction(struct rvt_kernel **out, struct rvt_module *m, const char *name) {
+  return rvt_module_kernel(m, name, out);
+}
 RVT_API int cuModuleGetLoadingMode(int *mode) {
   *mode = 2; /* lazy */
   return RVT_OK;
@@ -65,23 +67,29 @@ static int global(uint64_t *addr, size_t *bytes, struct rvt_module *m, const cha
   if (bytes) *bytes = s->bytes;
   return RVT_OK;
 }
-RVT_API int cuModuleGetGlobal_v2(uint64_t *addr, size_t *bytes, struct rvt_module *m, const char *name) { return global(addr, bytes, m, name); }
+RVT_API int cuModuleGetGlobal_v2(uint64_t *addr, size_t *bytes, struct rvt_module *m, const char *name) {
+  return global(addr, bytes, m, name);
+}
 
 RVT_API int cuLibraryLoadData(struct rvt_module **out, const void *image, int *jit, void **jit_values, unsigned n_jit,
                               int *options, void **values, unsigned n) {
   return load(out, image, true);
 }
-RVT_API int cuLibraryLoadFromFile(struct rvt_module **out, const char *path, int *jit, void **jit_values, unsigned n_jit,
-                                  int *options, void **values, unsigned n) {
+RVT_API int cuLibraryLoadFromFile(struct rvt_module **out, const char *path, int *jit, void **jit_values,
+                                  unsigned n_jit, int *options, void **values, unsigned n) {
   return load_file(out, path, true);
 }
 RVT_API int cuLibraryUnload(struct rvt_module *m) { return rvt_module_unload(m); }
-RVT_API int cuLibraryGetKernel(struct rvt_kernel **out, struct rvt_module *m, const char *name) { return rvt_module_kernel(m, name, out); }
+RVT_API int cuLibraryGetKernel(struct rvt_kernel **out, struct rvt_module *m, const char *name) {
+  return rvt_module_kernel(m, name, out);
+}
 RVT_API int cuLibraryGetModule(struct rvt_module **out, struct rvt_module *m) {
   *out = m;
   return RVT_OK;
 }
-RVT_API int cuLibraryGetGlobal(uint64_t *addr, size_t *bytes, struct rvt_module *m, const char *name) { return global(addr, bytes, m, name); }
+RVT_API int cuLibraryGetGlobal(uint64_t *addr, size_t *bytes, struct rvt_module *m, const char *name) {
+  return global(addr, bytes, m, name);
+}
 RVT_API int cuKernelGetFunction(struct rvt_kernel **out, struct rvt_kernel *k) { return kernel_from_handle(k, out); }
 
 static int list_kernels(struct rvt_kernel **out, unsigned room, struct rvt_module *m) {
@@ -95,23 +103,33 @@ static int count_kernels(unsigned *count, struct rvt_module *m) {
   return RVT_OK;
 }
 RVT_API int cuLibraryGetKernelCount(unsigned *count, struct rvt_module *m) { return count_kernels(count, m); }
-RVT_API int cuLibraryEnumerateKernels(struct rvt_kernel **out, unsigned room, struct rvt_module *m) { return list_kernels(out, room, m); }
+RVT_API int cuLibraryEnumerateKernels(struct rvt_kernel **out, unsigned room, struct rvt_module *m) {
+  return list_kernels(out, room, m);
+}
 RVT_API int cuModuleGetFunctionCount(unsigned *count, struct rvt_module *m) { return count_kernels(count, m); }
-RVT_API int cuModuleEnumerateFunctions(struct rvt_kernel **out, unsigned room, struct rvt_module *m) { return list_kernels(out, room, m); }
+RVT_API int cuModuleEnumerateFunctions(struct rvt_kernel **out, unsigned room, struct rvt_module *m) {
+  return list_kernels(out, room, m);
+}
 
 RVT_API int cudaLibraryLoadData(struct rvt_module **out, const void *image, int *jit, void **jit_values, unsigned n_jit,
                                 int *options, void **values, unsigned n) {
   return rvt_rt(load(out, image, true));
 }
-RVT_API int cudaLibraryLoadFromFile(struct rvt_module **out, const char *path, int *jit, void **jit_values, unsigned n_jit,
-                                    int *options, void **values, unsigned n) {
+RVT_API int cudaLibraryLoadFromFile(struct rvt_module **out, const char *path, int *jit, void **jit_values,
+                                    unsigned n_jit, int *options, void **values, unsigned n) {
   return rvt_rt(load_file(out, path, true));
 }
 RVT_API int cudaLibraryUnload(struct rvt_module *m) { return rvt_rt(rvt_module_unload(m)); }
-RVT_API int cudaLibraryGetKernel(struct rvt_kernel **out, struct rvt_module *m, const char *name) { return rvt_rt(rvt_module_kernel(m, name, out)); }
-RVT_API int cudaLibraryGetGlobal(uint64_t *addr, size_t *bytes, struct rvt_module *m, const char *name) { return rvt_rt(global(addr, bytes, m, name)); }
+RVT_API int cudaLibraryGetKernel(struct rvt_kernel **out, struct rvt_module *m, const char *name) {
+  return rvt_rt(rvt_module_kernel(m, name, out));
+}
+RVT_API int cudaLibraryGetGlobal(uint64_t *addr, size_t *bytes, struct rvt_module *m, const char *name) {
+  return rvt_rt(global(addr, bytes, m, name));
+}
 RVT_API int cudaLibraryGetKernelCount(unsigned *count, struct rvt_module *m) { return count_kernels(count, m); }
-RVT_API int cudaLibraryEnumerateKernels(struct rvt_kernel **out, unsigned room, struct rvt_module *m) { return list_kernels(out, room, m); }
+RVT_API int cudaLibraryEnumerateKernels(struct rvt_kernel **out, unsigned room, struct rvt_module *m) {
+  return list_kernels(out, room, m);
+}
 
 /* ---- functions ---------------------------------------------------------------------------------------------- */
 
@@ -125,8 +143,12 @@ RVT_API int cuFuncSetAttribute(void *func, int attribute, int value) {
   int rc = kernel_from_handle(func, &k);
   return rc ? rc : rvt_func_set(k, attribute, value);
 }
-RVT_API int cuKernelGetAttribute(int *value, int attribute, void *kernel, int device) { return cuFuncGetAttribute(value, attribute, kernel); }
-RVT_API int cuKernelSetAttribute(int attribute, int value, void *kernel, int device) { return cuFuncSetAttribute(kernel, attribute, value); }
+RVT_API int cuKernelGetAttribute(int *value, int attribute, void *kernel, int device) {
+  return cuFuncGetAttribute(value, attribute, kernel);
+}
+RVT_API int cuKernelSetAttribute(int attribute, int value, void *kernel, int device) {
+  return cuFuncSetAttribute(kernel, attribute, value);
+}
 RVT_API int cudaKernelSetAttributeForDevice(void *kernel, int attribute, int value, int device) {
   return rvt_rt(cuFuncSetAttribute(kernel, attribute, value));
 }
@@ -157,9 +179,12 @@ RVT_API int cuFuncGetParamInfo(void *func, size_t index, size_t *offset, size_t 
   int rc = kernel_from_handle(func, &k);
   return rc ? rc : rvt_func_param(k, index, offset, bytes);
 }
-RVT_API int cuKernelGetParamInfo(void *kernel, size_t index, size_t *offset, size_t *bytes) { return cuFuncGetParamInfo(kernel, index, offset, bytes); }
+RVT_API int cuKernelGetParamInfo(void *kernel, size_t index, size_t *offset, size_t *bytes) {
+  return cuFuncGetParamInfo(kernel, index, offset, bytes);
+}
 
-RVT_API int cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *out, void *func, int threads, size_t shared, unsigned flags) {
+RVT_API int cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *out, void *func, int threads, size_t shared,
+                                                                 unsigned flags) {
   struct rvt_kernel *k;
   int rc = kernel_from_handle(func, &k);
   if (rc == RVT_OK) *out = rvt_occupancy(k, threads, shared);

@@ -3,7 +3,17 @@
 #include "device/func.h"
 
 /* Numbers of CUfunction_attribute. */
-enum { F_MAX_THREADS = 0, F_SHARED = 1, F_CONST = 2, F_LOCAL = 3, F_REGISTERS = 4, F_PTX = 5, F_BINARY = 6, F_CACHE = 7, F_MAX_DYNAMIC = 8 };
+enum {
+  F_MAX_THREADS = 0,
+  F_SHARED = 1,
+  F_CONST = 2,
+  F_LOCAL = 3,
+  F_REGISTERS = 4,
+  F_PTX = 5,
+  F_BINARY = 6,
+  F_CACHE = 7,
+  F_MAX_DYNAMIC = 8
+};
 
 int rvt_max_dynamic_shared(const struct rvt_kernel *k) {
   if (k->max_dynamic_shared_bytes) return k->max_dynamic_shared_bytes;
@@ -20,18 +30,18 @@ int rvt_func_set(struct rvt_kernel *k, int attribute, int value) {
 int rvt_func_get(struct rvt_kernel *k, int attribute, int *value) {
   rvt_kernel_resolve(k);
   switch (attribute) {
-    case F_MAX_THREADS: *value = k->max_threads; break;
-    case F_SHARED: *value = k->static_shared_bytes; break;
-    case F_CONST: *value = k->const_bytes; break;
-    case F_LOCAL: *value = k->local_bytes; break;
-    case F_REGISTERS: *value = k->registers; break;
-    case F_PTX: *value = k->ptx_version; break;
-    case F_BINARY: *value = k->binary_version; break;
-    case F_MAX_DYNAMIC: *value = rvt_max_dynamic_shared(k); break;
-    case 9: *value = -1; break; /* preferred carve-out */
-    default:
-      if (attribute < 0 || attribute > 15) return RVT_E_INVALID_VALUE;
-      *value = 0;
+  case F_MAX_THREADS: *value = k->max_threads; break;
+  case F_SHARED: *value = k->static_shared_bytes; break;
+  case F_CONST: *value = k->const_bytes; break;
+  case F_LOCAL: *value = k->local_bytes; break;
+  case F_REGISTERS: *value = k->registers; break;
+  case F_PTX: *value = k->ptx_version; break;
+  case F_BINARY: *value = k->binary_version; break;
+  case F_MAX_DYNAMIC: *value = rvt_max_dynamic_shared(k); break;
+  case 9: *value = -1; break; /* preferred carve-out */
+  default:
+    if (attribute < 0 || attribute > 15) return RVT_E_INVALID_VALUE;
+    *value = 0;
   }
   return RVT_OK;
 }

@@ -143,7 +143,8 @@ static int clone_node(struct rvt_graph *to, const struct rvt_node *from) {
   struct rvt_node *n = rvt_graph_add(to, from->type, NULL, 0);
   if (!n) return RVT_E_OUT_OF_MEMORY;
   int rc = RVT_OK;
-  if (from->type == RVT_NODE_KERNEL && from->launch.kernel) rc = rvt_node_set_kernel(n, &from->op, from->key, &from->launch);
+  if (from->type == RVT_NODE_KERNEL && from->launch.kernel)
+    rc = rvt_node_set_kernel(n, &from->op, from->key, &from->launch);
   else if (from->effect) rc = rvt_node_set_effect(n, from->effect, from->ctx, from->ctx_bytes);
   n->has_op = from->has_op;
   n->op = from->op;
@@ -190,7 +191,8 @@ int rvt_graph_flatten(struct rvt_graph *g) {
     }
     outer->dep_count = child->count ? 0 : outer->dep_count;
     for (uint32_t c = 0; c < child->count; c++)
-      if (!child->nodes[c]->has_dependents && rvt_node_add_deps(outer, &g->nodes[base + c], 1)) return RVT_E_OUT_OF_MEMORY;
+      if (!child->nodes[c]->has_dependents && rvt_node_add_deps(outer, &g->nodes[base + c], 1))
+        return RVT_E_OUT_OF_MEMORY;
     outer->type = RVT_NODE_EMPTY;
     outer->child = NULL;
     rvt_graph_free(child);

@@ -37,7 +37,7 @@ struct rvt_node {
   struct rvt_node **deps;
   /* kernel */
   struct rvt_launch launch;
-  void **params; /* owned; points into ctx */
+  void **params;    /* owned; points into ctx */
   uint64_t *forget; /* owned: device addresses among the parameters of a kernel of unknown effect */
   uint32_t forget_count;
   /* host */

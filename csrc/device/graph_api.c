@@ -79,13 +79,15 @@ int rvt_graph_edges(struct rvt_graph *g, struct rvt_node **from, struct rvt_node
 int rvt_graph_add_edges(struct rvt_graph *g, struct rvt_node **from, struct rvt_node **to, size_t n) {
   if (!rvt_graph_valid(g)) return RVT_E_INVALID_VALUE;
   for (size_t i = 0; i < n; i++) {
-    int rc = rvt_node_valid(from[i]) && rvt_node_valid(to[i]) ? rvt_node_add_deps(to[i], &from[i], 1) : RVT_E_INVALID_VALUE;
+    int rc =
+        rvt_node_valid(from[i]) && rvt_node_valid(to[i]) ? rvt_node_add_deps(to[i], &from[i], 1) : RVT_E_INVALID_VALUE;
     if (rc) return rc;
   }
   return RVT_OK;
 }
 
-int rvt_graph_add_checked(struct rvt_graph *g, int type, struct rvt_node *const *deps, size_t n, struct rvt_node **out) {
+int rvt_graph_add_checked(struct rvt_graph *g, int type, struct rvt_node *const *deps, size_t n,
+                          struct rvt_node **out) {
   if (!rvt_graph_valid(g) || !out || (n && !deps)) return RVT_E_INVALID_VALUE;
   for (size_t i = 0; i < n; i++)
     if (!rvt_node_valid(deps[i]) || deps[i]->graph != g) return RVT_E_INVALID_VALUE;
@@ -94,9 +96,12 @@ int rvt_graph_add_checked(struct rvt_graph *g, int type, struct rvt_node *const 
 }
 
 static struct rvt_op kernel_op(const struct rvt_kernel *k, const struct rvt_launch *l) {
-  struct rvt_op op = {.kind = RVT_OP_KERNEL, .gpu = (uint32_t)rvt_dev(rvt_t.device)->gpu, .model = rvt_model_index(),
-                      .name_len = k->name_len,
-                      .p = {l->grid[0], l->grid[1], l->grid[2], l->block[0], l->block[1], l->block[2], l->shared_bytes, -1}};
+  struct rvt_op op = {
+      .kind = RVT_OP_KERNEL,
+      .gpu = (uint32_t)rvt_dev(rvt_t.device)->gpu,
+      .model = rvt_model_index(),
+      .name_len = k->name_len,
+      .p = {l->grid[0], l->grid[1], l->grid[2], l->block[0], l->block[1], l->block[2], l->shared_bytes, -1}};
   return op;
 }
 
@@ -113,12 +118,14 @@ int rvt_node_reset_kernel(struct rvt_node *node, struct rvt_kernel *k, const uin
 }
 
 int rvt_graph_add_kernel(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, struct rvt_kernel *k,
-                         const uint32_t grid[3], const uint32_t block[3], unsigned shared_bytes, void **params, struct rvt_node **out) {
+                         const uint32_t grid[3], const uint32_t block[3], unsigned shared_bytes, void **params,
+                         struct rvt_node **out) {
   int rc = rvt_graph_add_checked(g, RVT_NODE_KERNEL, deps, n, out);
   return rc ? rc : rvt_node_reset_kernel(*out, k, grid, block, shared_bytes, params);
 }
 
-int rvt_graph_add_host(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, const struct rvt_host_params *p, struct rvt_node **out) {
+int rvt_graph_add_host(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, const struct rvt_host_params *p,
+                       struct rvt_node **out) {
   int rc = p && p->fn ? rvt_graph_add_checked(g, RVT_NODE_HOST, deps, n, out) : RVT_E_INVALID_VALUE;
   if (rc) return rc;
   (*out)->host_fn = p->fn;
@@ -142,28 +149,35 @@ static int capture_done(struct rvt_stream *s, struct rvt_graph *g, int rc, struc
   return rc;
 }
 
-int rvt_graph_add_copy(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, uint64_t to, uint64_t from, size_t bytes, struct rvt_node **out) {
+int rvt_graph_add_copy(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, uint64_t to, uint64_t from,
+                       size_t bytes, struct rvt_node **out) {
   struct rvt_stream *s;
   int rc = capture_one(g, deps, n, &s);
   return rc ? rc : capture_done(s, g, rvt_copy(to, from, bytes, s, false), out);
 }
 
-int rvt_graph_add_memset(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, const struct rvt_memset_params *p, struct rvt_node **out) {
+int rvt_graph_add_memset(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, const struct rvt_memset_params *p,
+                         struct rvt_node **out) {
   struct rvt_stream *s;
   int rc = capture_one(g, deps, n, &s);
   size_t width = p->width * p->element_bytes;
-  return rc ? rc : capture_done(s, g, rvt_fill_2d((uint64_t)p->to, p->height > 1 ? p->pitch : width, p->value, p->element_bytes, width,
-                                                  p->height ? p->height : 1, s, false), out);
+  return rc ? rc
+            : capture_done(s, g,
+                           rvt_fill_2d((uint64_t)p->to, p->height > 1 ? p->pitch : width, p->value, p->element_bytes,
+                                       width, p->height ? p->height : 1, s, false),
+                           out);
 }
 
-int rvt_graph_add_event(struct rvt_graph *g, int type, struct rvt_node *const *deps, size_t n, void *event, struct rvt_node **out) {
+int rvt_graph_add_event(struct rvt_graph *g, int type, struct rvt_node *const *deps, size_t n, void *event,
+                        struct rvt_node **out) {
   if (!rvt_event_valid(event)) return RVT_E_INVALID_HANDLE;
   int rc = rvt_graph_add_checked(g, type, deps, n, out);
   if (rc == RVT_OK) (*out)->event = event;
   return rc;
 }
 
-int rvt_graph_add_child(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, struct rvt_graph *child, struct rvt_node **out) {
+int rvt_graph_add_child(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, struct rvt_graph *child,
+                        struct rvt_node **out) {
   if (!rvt_graph_valid(child)) return RVT_E_INVALID_VALUE;
   int rc = rvt_graph_add_checked(g, RVT_NODE_CHILD, deps, n, out);
   if (rc) return rc;

@@ -35,12 +35,18 @@ int rvt_graph_add_edges(struct rvt_graph *g, struct rvt_node **from, struct rvt_
 int rvt_node_dependencies(struct rvt_node *node, struct rvt_node **out, size_t *n);
 int rvt_graph_add_checked(struct rvt_graph *g, int type, struct rvt_node *const *deps, size_t n, struct rvt_node **out);
 int rvt_graph_add_kernel(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, struct rvt_kernel *k,
-                         const uint32_t grid[3], const uint32_t block[3], unsigned shared_bytes, void **params, struct rvt_node **out);
-int rvt_graph_add_host(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, const struct rvt_host_params *p, struct rvt_node **out);
-int rvt_graph_add_copy(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, uint64_t to, uint64_t from, size_t bytes, struct rvt_node **out);
-int rvt_graph_add_memset(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, const struct rvt_memset_params *p, struct rvt_node **out);
-int rvt_graph_add_event(struct rvt_graph *g, int type, struct rvt_node *const *deps, size_t n, void *event, struct rvt_node **out);
-int rvt_graph_add_child(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, struct rvt_graph *child, struct rvt_node **out);
+                         const uint32_t grid[3], const uint32_t block[3], unsigned shared_bytes, void **params,
+                         struct rvt_node **out);
+int rvt_graph_add_host(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, const struct rvt_host_params *p,
+                       struct rvt_node **out);
+int rvt_graph_add_copy(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, uint64_t to, uint64_t from,
+                       size_t bytes, struct rvt_node **out);
+int rvt_graph_add_memset(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, const struct rvt_memset_params *p,
+                         struct rvt_node **out);
+int rvt_graph_add_event(struct rvt_graph *g, int type, struct rvt_node *const *deps, size_t n, void *event,
+                        struct rvt_node **out);
+int rvt_graph_add_child(struct rvt_graph *g, struct rvt_node *const *deps, size_t n, struct rvt_graph *child,
+                        struct rvt_node **out);
 int rvt_node_reset_kernel(struct rvt_node *node, struct rvt_kernel *k, const uint32_t grid[3], const uint32_t block[3],
                           unsigned shared_bytes, void **params);
 int rvt_exec_set_kernel(struct rvt_exec *e, struct rvt_node *node, struct rvt_kernel *k, const uint32_t grid[3],

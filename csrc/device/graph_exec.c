@@ -23,12 +23,12 @@ struct rvt_exec {
   uint32_t step_count, step_room;
   struct rvt_priced *priced; /* one per distinct op */
   uint32_t priced_count;
-  uint32_t *price_of;  /* node index -> priced index, UINT32_MAX: costs nothing */
-  uint32_t *uses;      /* nodes per priced op */
-  bool chain;          /* every node only depends on its predecessor: duration is a sum */
-  bool fixed;          /* no duration depends on the batch */
+  uint32_t *price_of; /* node index -> priced index, UINT32_MAX: costs nothing */
+  uint32_t *uses;     /* nodes per priced op */
+  bool chain;         /* every node only depends on its predecessor: duration is a sum */
+  bool fixed;         /* no duration depends on the batch */
   int64_t fixed_ns;
-  int64_t *end_ns;     /* scratch: end of each node */
+  int64_t *end_ns; /* scratch: end of each node */
   struct rvt_op launch_op;
   uint64_t launch_key;
   uint64_t charged;
@@ -117,14 +117,16 @@ static int build_steps(struct rvt_exec *e) {
   bool fresh = true;
   for (uint32_t i = 0; i < e->graph->count && rc == RVT_OK; i++) {
     struct rvt_node *n = e->graph->nodes[i];
-    bool emulated = n->type == RVT_NODE_KERNEL && n->launch.kernel && n->launch.kernel->semantic && n->launch.kernel->semantic->fn;
+    bool emulated =
+        n->type == RVT_NODE_KERNEL && n->launch.kernel && n->launch.kernel->semantic && n->launch.kernel->semantic->fn;
     if (emulated || n->effect) {
       rc = add_step(e, n, 0);
       if (!fresh) memset(seen, 0, size * sizeof *seen);
       fresh = true;
       continue;
     }
-    for (uint32_t f = 0; f < n->forget_count && rc == RVT_OK; f++) rc = add_forget(e, n->forget[f], seen, size - 1, &fresh);
+    for (uint32_t f = 0; f < n->forget_count && rc == RVT_OK; f++)
+      rc = add_forget(e, n->forget[f], seen, size - 1, &fresh);
   }
   free(seen);
   return rc;
@@ -224,9 +226,7 @@ void rvt_exec_free(struct rvt_exec *e) {
 }
 
 /* What an uploaded graph takes on the card: about 1 KiB a node, in 64 KiB pieces. */
-static uint64_t device_bytes(const struct rvt_graph *g) {
-  return ((uint64_t)g->count * 1024 + 65535) & ~65535ull;
-}
+static uint64_t device_bytes(const struct rvt_graph *g) { return ((uint64_t)g->count * 1024 + 65535) & ~65535ull; }
 
 int rvt_exec_make(const struct rvt_graph *g, int ordinal, struct rvt_exec **out) {
   struct rvt_exec *e = calloc(1, sizeof *e);

@@ -12,7 +12,8 @@
 
 #include "device/core.h"
 
-static const char *const replaced[] = {"libcuda.so", "libnvidia-ml.so", "libcudart.so", "libcublas.so", "libcublasLt.so", "libnccl.so"};
+static const char *const replaced[] = {"libcuda.so",   "libnvidia-ml.so", "libcudart.so",
+                                       "libcublas.so", "libcublasLt.so",  "libnccl.so"};
 
 typedef void *(*dlopen_fn)(const char *, int);
 static _Atomic(dlopen_fn) real_dlopen;

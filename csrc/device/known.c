@@ -73,9 +73,10 @@ static bool all_bits(const uint64_t *map, uint32_t from, uint32_t n) {
 }
 
 /* Calls body for each page piece of [addr, addr + n): `at` offset in the page, `take` bytes. */
-#define FOR_PAGES(addr, n, done, at, take)                                                                    \
-  for (uint64_t done = 0, at, take; done < (n) && (at = ((addr) + done) % RVT_PAGE_BYTES,                      \
-       take = RVT_PAGE_BYTES - at < (n) - done ? RVT_PAGE_BYTES - at : (n) - done, true);                      \
+#define FOR_PAGES(addr, n, done, at, take)                                                              \
+  for (uint64_t done = 0, at, take;                                                                     \
+       done < (n) && (at = ((addr) + done) % RVT_PAGE_BYTES,                                            \
+                     take = RVT_PAGE_BYTES - at < (n) - done ? RVT_PAGE_BYTES - at : (n) - done, true); \
        done += take)
 
 static void forget_locked(uint64_t addr, uint64_t n) {
@@ -190,7 +191,8 @@ static bool store(uint64_t addr, const void *in, size_t n, bool host_write) {
     /* The byte behind a host write starts something else, whatever wrote it. */
     uint64_t next = addr + n;
     struct rvt_known_page *p = host_write && rvt_is_device_address(next) ? page_of(next) : NULL;
-    if (p && bit(p->known, (uint32_t)(next % RVT_PAGE_BYTES))) set_bits(p->start, (uint32_t)(next % RVT_PAGE_BYTES), 1, true);
+    if (p && bit(p->known, (uint32_t)(next % RVT_PAGE_BYTES)))
+      set_bits(p->start, (uint32_t)(next % RVT_PAGE_BYTES), 1, true);
   }
   pthread_mutex_unlock(&lock);
   return stored;
@@ -249,7 +251,8 @@ bool rvt_mem_copy(uint64_t to, uint64_t from, size_t n) {
     known = false;
     rvt_mem_forget(to + done, take);
     for (size_t i = 0; i < take; i++)
-      if (rvt_is_device_address(from + done + i) && rvt_known_any(from + done + i)) store(to + done + i, buffer + i, 1, false);
+      if (rvt_is_device_address(from + done + i) && rvt_known_any(from + done + i))
+        store(to + done + i, buffer + i, 1, false);
   }
   return known;
 }

@@ -12,8 +12,8 @@
 #define MAX_ARGUMENTS 32
 
 struct type {
-  uint16_t bytes;  /* 0: unknown */
-  bool constant;   /* the type itself is const */
+  uint16_t bytes; /* 0: unknown */
+  bool constant;  /* the type itself is const */
   bool pointer, to_const;
   bool void_type;
   const char *id; /* last identifier of a class */
@@ -82,9 +82,21 @@ static struct type parse_source_name(struct parser *p) {
   t.id_len = (uint16_t)n;
   p->at += n;
   while (accept(p, 'B')) parse_source_name(p); /* ABI tags */
-  static const struct { const char *id; uint16_t bytes; } known[] = {
-      {"BFloat16", 2}, {"Half", 2}, {"__half", 2}, {"__nv_bfloat16", 2}, {"__nv_bfloat162", 4}, {"half", 2},
-      {"Float8_e4m3fn", 1}, {"Float8_e5m2", 1}, {"__nv_fp8_e4m3", 1}, {"__nv_fp8_e5m2", 1}, {"TrivialOffsetCalculator", 1},
+  static const struct {
+    const char *id;
+    uint16_t bytes;
+  } known[] = {
+      {"BFloat16", 2},
+      {"Half", 2},
+      {"__half", 2},
+      {"__nv_bfloat16", 2},
+      {"__nv_bfloat162", 4},
+      {"half", 2},
+      {"Float8_e4m3fn", 1},
+      {"Float8_e5m2", 1},
+      {"__nv_fp8_e4m3", 1},
+      {"__nv_fp8_e5m2", 1},
+      {"TrivialOffsetCalculator", 1},
   };
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (strlen(known[i].id) == t.id_len && !memcmp(known[i].id, t.id, t.id_len)) t.bytes = known[i].bytes;
@@ -262,8 +274,11 @@ static struct type parse_name(struct parser *p, bool is_type) {
 }
 
 static bool builtin(char c, struct type *out) {
-  static const struct { char c; uint8_t bytes; } sizes[] = {
-      {'b', 1}, {'c', 1}, {'a', 1}, {'h', 1}, {'s', 2}, {'t', 2}, {'w', 4}, {'i', 4}, {'j', 4}, {'f', 4},
+  static const struct {
+    char c;
+    uint8_t bytes;
+  } sizes[] = {
+      {'b', 1}, {'c', 1}, {'a', 1}, {'h', 1}, {'s', 2}, {'t', 2},  {'w', 4},  {'i', 4},  {'j', 4},  {'f', 4},
       {'l', 8}, {'m', 8}, {'x', 8}, {'y', 8}, {'d', 8}, {'n', 16}, {'o', 16}, {'e', 16}, {'g', 16},
   };
   *out = (struct type){.void_type = c == 'v'};
@@ -280,23 +295,25 @@ static struct type parse_compound(struct parser *p) {
   char c = *p->at++;
   struct type inner;
   switch (c) {
-    case 'P': case 'R': case 'O':
-      inner = parse_type(p);
-      return remember(p, (struct type){.bytes = 8, .pointer = true, .to_const = inner.constant});
-    case 'F': /* return type, parameters */
-      accept(p, 'Y');
-      while (!p->failed && *p->at && *p->at != 'E') parse_type(p);
-      return accept(p, 'E') ? remember(p, (struct type){0}) : fail(p);
-    case 'A':
-      parse_number(p);
-      if (!accept(p, '_')) return fail(p);
-      parse_type(p);
-      return remember(p, (struct type){0});
-    case 'M':
-      parse_type(p);
-      parse_type(p);
-      return remember(p, (struct type){.bytes = 16});
-    default: return fail(p);
+  case 'P':
+  case 'R':
+  case 'O':
+    inner = parse_type(p);
+    return remember(p, (struct type){.bytes = 8, .pointer = true, .to_const = inner.constant});
+  case 'F': /* return type, parameters */
+    accept(p, 'Y');
+    while (!p->failed && *p->at && *p->at != 'E') parse_type(p);
+    return accept(p, 'E') ? remember(p, (struct type){0}) : fail(p);
+  case 'A':
+    parse_number(p);
+    if (!accept(p, '_')) return fail(p);
+    parse_type(p);
+    return remember(p, (struct type){0});
+  case 'M':
+    parse_type(p);
+    parse_type(p);
+    return remember(p, (struct type){.bytes = 16});
+  default: return fail(p);
   }
 }
 

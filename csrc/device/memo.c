@@ -25,7 +25,8 @@ static uint32_t next_victim;
 
 uint64_t rvt_op_key(const struct rvt_op *op, uint64_t name_hash) {
   uint64_t h = name_hash ^ 0xA5A5A5A5DEADBEEFull;
-  h = rvt_mix(h, (uint64_t)op->kind | (uint64_t)op->dtype << 16 | (uint64_t)op->dtype_w << 32 | (uint64_t)op->dtype_o << 48);
+  h = rvt_mix(h, (uint64_t)op->kind | (uint64_t)op->dtype << 16 | (uint64_t)op->dtype_w << 32 |
+                     (uint64_t)op->dtype_o << 48);
   h = rvt_mix(h, op->gpu | (uint64_t)op->model << 32);
   for (int i = 0; i < 8; i += 2) h = rvt_mix(h + (uint64_t)op->p[i] * 0x9FB21C651E98DF25ull, (uint64_t)op->p[i + 1]);
   if (op->kind != RVT_OP_KERNEL)
@@ -59,7 +60,8 @@ static void put(uint64_t key, const struct rvt_price *p) {
   atomic_store_explicit(&victim->key, 0, memory_order_release);
   atomic_thread_fence(memory_order_seq_cst);
   atomic_store_explicit(&victim->duration_ns, p->duration_ns, memory_order_relaxed);
-  atomic_store_explicit(&victim->meta, p->family | (uint64_t)p->source << 16 | (uint64_t)p->flags << 32, memory_order_relaxed);
+  atomic_store_explicit(&victim->meta, p->family | (uint64_t)p->source << 16 | (uint64_t)p->flags << 32,
+                        memory_order_relaxed);
   atomic_store_explicit(&victim->key, key, memory_order_release);
   pthread_mutex_unlock(&lock);
 }
@@ -78,7 +80,8 @@ static bool look_up(uint64_t key, const struct rvt_batch *batch, struct rvt_pric
 
 /* Without a service every op takes the constant; a graph adds nothing of its own. */
 static struct rvt_price constant_price(const struct rvt_op *op) {
-  static const uint16_t family[] = {RVT_FAM_OTHER, RVT_FAM_GEMM, RVT_FAM_COPY, RVT_FAM_COPY, RVT_FAM_COLLECTIVE, RVT_FAM_OTHER};
+  static const uint16_t family[] = {RVT_FAM_OTHER, RVT_FAM_GEMM,       RVT_FAM_COPY,
+                                    RVT_FAM_COPY,  RVT_FAM_COLLECTIVE, RVT_FAM_OTHER};
   int64_t ns = op->kind == RVT_OP_GRAPH ? 0 : rvt_g.page->constant_kernel_ns;
   return (struct rvt_price){ns, family[op->kind <= RVT_OP_GRAPH ? op->kind : 0], RVT_SRC_FALLBACK, 0};
 }

@@ -201,16 +201,19 @@ static struct rvt_alloc *small_alloc(int ordinal, uint64_t bytes, int kind) {
   uint32_t want = (uint32_t)((bytes + SMALL_ALIGN - 1) / SMALL_ALIGN);
   struct rvt_slab *s = slabs[ordinal];
   int at = -1;
-  for (; s && (at = slab_fit(s, want)) < 0; s = s->next)
-    ;
+  for (; s && (at = slab_fit(s, want)) < 0; s = s->next);
   if (!s) {
     s = slab_new(ordinal);
     at = 0;
   }
   struct rvt_alloc *a = s ? record_new() : NULL;
   if (!a) return NULL;
-  *a = (struct rvt_alloc){.base = s->base + (uint64_t)at * SMALL_ALIGN, .bytes = bytes, .id = next_id++,
-                          .device = (int16_t)ordinal, .kind = (uint8_t)kind, .live = true};
+  *a = (struct rvt_alloc){.base = s->base + (uint64_t)at * SMALL_ALIGN,
+                          .bytes = bytes,
+                          .id = next_id++,
+                          .device = (int16_t)ordinal,
+                          .kind = (uint8_t)kind,
+                          .live = true};
   for (uint32_t i = 0; i < want; i++) s->slot[(uint32_t)at + i] = a;
   s->used_slots += want;
   return a;

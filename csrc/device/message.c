@@ -52,14 +52,16 @@ static bool count_and_ask(const char *name) {
 long rvt_unsupported(const char *name, const void *caller, long error) {
   if (count_and_ask(name))
     rvt_message("%s is not supported by the virtual device (called from %s); it answers error %ld. "
-                "See docs/api-table.md; report the call if your workload needs it.", name, library_of(caller), error);
+                "See docs/api-table.md; report the call if your workload needs it.",
+                name, library_of(caller), error);
   return error;
 }
 
 long rvt_unsupported_call(const char *name, const void *caller, long error, const long a[4]) {
   if (count_and_ask(name))
-    rvt_message("%s(%#lx, %#lx, %#lx, %#lx ...) is not supported by the virtual device (called from %s); it answers error %ld. "
-                "See docs/api-table.md; report the call if your workload needs it.",
-                name, a[0], a[1], a[2], a[3], library_of(caller), error);
+    rvt_message(
+        "%s(%#lx, %#lx, %#lx, %#lx ...) is not supported by the virtual device (called from %s); it answers error %ld. "
+        "See docs/api-table.md; report the call if your workload needs it.",
+        name, a[0], a[1], a[2], a[3], library_of(caller), error);
   return error;
 }

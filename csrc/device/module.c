@@ -114,8 +114,8 @@ static const Elf64_Shdr *section_for(const struct elf *e, const char *prefix, co
 }
 
 /* Registers and stack sizes are listed for all kernels by symbol index in the plain .nv.info section. */
-static void parse_common_info(struct rvt_module *m, const struct elf *e, const Elf64_Sym *symbols, uint32_t symbol_count,
-                              const char *names) {
+static void parse_common_info(struct rvt_module *m, const struct elf *e, const Elf64_Sym *symbols,
+                              uint32_t symbol_count, const char *names) {
   for (uint32_t i = 0; i < e->count; i++) {
     if (strcmp(section_name(e, i), ".nv.info")) continue;
     const unsigned char *at = (const unsigned char *)e->base + e->sections[i].sh_offset;
@@ -128,7 +128,8 @@ static void parse_common_info(struct rvt_module *m, const struct elf *e, const E
       if (w[0] >= symbol_count) continue;
       const char *name = names + symbols[w[0]].st_name;
       for (struct rvt_kernel *k = m->kernels; k; k = (struct rvt_kernel *)k->next)
-        if (strcmp(k->name, name) == 0) *(info.attribute == INFO_REGISTERS ? &k->registers : &k->local_bytes) = (int32_t)w[1];
+        if (strcmp(k->name, name) == 0)
+          *(info.attribute == INFO_REGISTERS ? &k->registers : &k->local_bytes) = (int32_t)w[1];
     }
   }
 }
@@ -164,7 +165,8 @@ bool rvt_module_parse_elf(struct rvt_module *m, const void *image, size_t bytes)
     if (!info) continue;
     struct rvt_kernel *k = rvt_kernel_make(rvt_persist_string(name + 6, strlen(name + 6)), strlen(name + 6), m);
     if (!k) return false;
-    parse_params(k, (const unsigned char *)e.base + info->sh_offset, (const unsigned char *)e.base + info->sh_offset + info->sh_size);
+    parse_params(k, (const unsigned char *)e.base + info->sh_offset,
+                 (const unsigned char *)e.base + info->sh_offset + info->sh_size);
     const Elf64_Shdr *shared = section_for(&e, ".nv.shared.", name + 6, NULL);
     if (shared) k->static_shared_bytes = (int32_t)shared->sh_size;
     const Elf64_Shdr *constant = section_for(&e, ".nv.constant0.", name + 6, NULL);

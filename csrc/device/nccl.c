@@ -43,8 +43,7 @@ static bool valid(nccl_t comm) { return comm && comm->magic == NCCL_MAGIC; }
 
 static __thread char last_error[256];
 
-static int refuse(const char *what)
-{
+static int refuse(const char *what) {
   snprintf(last_error, sizeof last_error, "%s", what);
   rvt_message("NCCL: %s", what);
   return NCCL_INVALID_USAGE;
@@ -52,33 +51,30 @@ static int refuse(const char *what)
 
 /* --- library ------------------------------------------------------------------------------------------- */
 
-RVT_API int ncclGetVersion(int *version)
-{
+RVT_API int ncclGetVersion(int *version) {
   if (!version) return NCCL_INVALID_ARGUMENT;
   *version = NCCL_CODE;
   return NCCL_SUCCESS;
 }
 
-RVT_API const char *ncclGetErrorString(int result)
-{
+RVT_API const char *ncclGetErrorString(int result) {
   switch (result) {
-    case NCCL_SUCCESS: return "no error";
-    case NCCL_UNHANDLED_CUDA_ERROR: return "unhandled cuda error (run with NCCL_DEBUG=INFO for details)";
-    case NCCL_SYSTEM_ERROR: return "unhandled system error (run with NCCL_DEBUG=INFO for details)";
-    case NCCL_INTERNAL_ERROR: return "internal error - please report this issue to the NCCL developers";
-    case NCCL_INVALID_ARGUMENT: return "invalid argument (run with NCCL_DEBUG=WARN for details)";
-    case NCCL_INVALID_USAGE: return "invalid usage (run with NCCL_DEBUG=WARN for details)";
-    case 6: return "remote process exited or there was a network error";
-    case 7: return "NCCL operation in progress";
-    default: return "unknown result code";
+  case NCCL_SUCCESS: return "no error";
+  case NCCL_UNHANDLED_CUDA_ERROR: return "unhandled cuda error (run with NCCL_DEBUG=INFO for details)";
+  case NCCL_SYSTEM_ERROR: return "unhandled system error (run with NCCL_DEBUG=INFO for details)";
+  case NCCL_INTERNAL_ERROR: return "internal error - please report this issue to the NCCL developers";
+  case NCCL_INVALID_ARGUMENT: return "invalid argument (run with NCCL_DEBUG=WARN for details)";
+  case NCCL_INVALID_USAGE: return "invalid usage (run with NCCL_DEBUG=WARN for details)";
+  case 6: return "remote process exited or there was a network error";
+  case 7: return "NCCL operation in progress";
+  default: return "unknown result code";
   }
 }
 RVT_API const char *ncclGetLastError(nccl_t comm) { return last_error; }
 RVT_RECORDED void ncclResetDebugInit(void) {}
 
 /* Unique within the machine: process, a counter and the time; ranks compare it byte by byte. */
-RVT_API int ncclGetUniqueId(struct nccl_id *id)
-{
+RVT_API int ncclGetUniqueId(struct nccl_id *id) {
   static _Atomic uint32_t counter;
   if (!id) return NCCL_INVALID_ARGUMENT;
   memset(id, 0, sizeof *id);
@@ -89,10 +85,10 @@ RVT_API int ncclGetUniqueId(struct nccl_id *id)
 
 /* --- communicators ------------------------------------------------------------------------------------- */
 
-static int comm_make(nccl_t *out, int ranks, int rank)
-{
+static int comm_make(nccl_t *out, int ranks, int rank) {
   if (!out || ranks < 1 || rank < 0 || rank >= ranks) return NCCL_INVALID_ARGUMENT;
-  if (ranks > 1) return refuse("communicators of more than one rank are not implemented yet; run with one GPU per process group");
+  if (ranks > 1)
+    return refuse("communicators of more than one rank are not implemented yet; run with one GPU per process group");
   int device = rvt_current_device();
   if (!rvt_charge_bytes(device, COMM_BYTES)) return NCCL_UNHANDLED_CUDA_ERROR;
   nccl_t comm = calloc(1, sizeof *comm);
@@ -102,21 +98,19 @@ static int comm_make(nccl_t *out, int ranks, int rank)
   return NCCL_SUCCESS;
 }
 
-RVT_API int ncclCommInitRank(nccl_t *comm, int ranks, struct nccl_id id, int rank) { return comm_make(comm, ranks, rank); }
-RVT_API int ncclCommInitRankConfig(nccl_t *comm, int ranks, struct nccl_id id, int rank, void *config)
-{
+RVT_API int ncclCommInitRank(nccl_t *comm, int ranks, struct nccl_id id, int rank) {
   return comm_make(comm, ranks, rank);
 }
-RVT_API int ncclCommInitRankScalable(nccl_t *comm, int ranks, int rank, int ids, struct nccl_id *id, void *config)
-{
+RVT_API int ncclCommInitRankConfig(nccl_t *comm, int ranks, struct nccl_id id, int rank, void *config) {
   return comm_make(comm, ranks, rank);
 }
-RVT_API int ncclCommInitAll(nccl_t *comms, int count, const int *devices)
-{
+RVT_API int ncclCommInitRankScalable(nccl_t *comm, int ranks, int rank, int ids, struct nccl_id *id, void *config) {
+  return comm_make(comm, ranks, rank);
+}
+RVT_API int ncclCommInitAll(nccl_t *comms, int count, const int *devices) {
   return count == 1 ? comm_make(comms, 1, 0) : refuse("one process with several GPUs is not implemented yet");
 }
-RVT_API int ncclCommSplit(nccl_t comm, int color, int key, nccl_t *out, void *config)
-{
+RVT_API int ncclCommSplit(nccl_t comm, int color, int key, nccl_t *out, void *config) {
   if (!valid(comm) || !out) return NCCL_INVALID_ARGUMENT;
   if (color < 0) { /* NCCL_SPLIT_NOCOLOR */
     *out = NULL;
@@ -124,13 +118,11 @@ RVT_API int ncclCommSplit(nccl_t comm, int color, int key, nccl_t *out, void *co
   }
   return comm_make(out, 1, 0);
 }
-RVT_API int ncclCommShrink(nccl_t comm, int *exclude, int count, nccl_t *out, void *config, int flags)
-{
+RVT_API int ncclCommShrink(nccl_t comm, int *exclude, int count, nccl_t *out, void *config, int flags) {
   return valid(comm) ? comm_make(out, 1, 0) : NCCL_INVALID_ARGUMENT;
 }
 
-RVT_API int ncclCommDestroy(nccl_t comm)
-{
+RVT_API int ncclCommDestroy(nccl_t comm) {
   if (!comm) return NCCL_SUCCESS;
   if (!valid(comm)) return NCCL_INVALID_ARGUMENT;
   rvt_release_bytes(comm->device, COMM_BYTES);
@@ -141,41 +133,35 @@ RVT_API int ncclCommDestroy(nccl_t comm)
 RVT_API int ncclCommAbort(nccl_t comm) { return ncclCommDestroy(comm); }
 RVT_API int ncclCommFinalize(nccl_t comm) { return valid(comm) ? NCCL_SUCCESS : NCCL_INVALID_ARGUMENT; }
 RVT_API int ncclCommRevoke(nccl_t comm, int flags) { return valid(comm) ? NCCL_SUCCESS : NCCL_INVALID_ARGUMENT; }
-RVT_API int ncclCommGetAsyncError(nccl_t comm, int *error)
-{
+RVT_API int ncclCommGetAsyncError(nccl_t comm, int *error) {
   if (!valid(comm) || !error) return NCCL_INVALID_ARGUMENT;
   *error = NCCL_SUCCESS;
   return NCCL_SUCCESS;
 }
-RVT_API int ncclCommCount(nccl_t comm, int *count)
-{
+RVT_API int ncclCommCount(nccl_t comm, int *count) {
   if (!valid(comm) || !count) return NCCL_INVALID_ARGUMENT;
   *count = comm->ranks;
   return NCCL_SUCCESS;
 }
-RVT_API int ncclCommCuDevice(nccl_t comm, int *device)
-{
+RVT_API int ncclCommCuDevice(nccl_t comm, int *device) {
   if (!valid(comm) || !device) return NCCL_INVALID_ARGUMENT;
   *device = comm->device;
   return NCCL_SUCCESS;
 }
-RVT_API int ncclCommUserRank(nccl_t comm, int *rank)
-{
+RVT_API int ncclCommUserRank(nccl_t comm, int *rank) {
   if (!valid(comm) || !rank) return NCCL_INVALID_ARGUMENT;
   *rank = comm->rank;
   return NCCL_SUCCESS;
 }
 
 /* Registration only tells the real library that a buffer may be used in place. */
-RVT_RECORDED int ncclCommRegister(nccl_t comm, void *buffer, size_t bytes, void **handle)
-{
+RVT_RECORDED int ncclCommRegister(nccl_t comm, void *buffer, size_t bytes, void **handle) {
   if (!valid(comm) || !handle) return NCCL_INVALID_ARGUMENT;
   *handle = buffer;
   return NCCL_SUCCESS;
 }
 RVT_RECORDED int ncclCommDeregister(nccl_t comm, void *handle) { return NCCL_SUCCESS; }
-RVT_RECORDED int ncclCommWindowRegister(nccl_t comm, void *buffer, size_t bytes, void **window, int flags)
-{
+RVT_RECORDED int ncclCommWindowRegister(nccl_t comm, void *buffer, size_t bytes, void **window, int flags) {
   if (!valid(comm) || !window) return NCCL_INVALID_ARGUMENT;
   *window = buffer;
   return NCCL_SUCCESS;
@@ -186,8 +172,7 @@ RVT_RECORDED int ncclCommWindowDeregister(nccl_t comm, void *window) { return NC
 RVT_API int ncclGroupStart(void) { return NCCL_SUCCESS; }
 RVT_API int ncclGroupEnd(void) { return NCCL_SUCCESS; }
 
-RVT_RECORDED int ncclRedOpCreatePreMulSum(int *op, void *scalar, int type, int residence, nccl_t comm)
-{
+RVT_RECORDED int ncclRedOpCreatePreMulSum(int *op, void *scalar, int type, int residence, nccl_t comm) {
   if (!valid(comm) || !op) return NCCL_INVALID_ARGUMENT;
   *op = 5; /* first number after the built-in operations */
   return NCCL_SUCCESS;
@@ -196,15 +181,13 @@ RVT_RECORDED int ncclRedOpDestroy(int op, nccl_t comm) { return NCCL_SUCCESS; }
 
 /* --- collectives --------------------------------------------------------------------------------------- */
 
-static size_t type_bytes(int type)
-{
+static size_t type_bytes(int type) {
   static const uint8_t bytes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1}; /* ncclInt8 ... ncclBfloat16, float8 types */
   return type >= 0 && type < (int)sizeof bytes ? bytes[type] : 0;
 }
 
-static uint16_t type_of(int type)
-{
-  static const uint8_t types[] = {RVT_DT_I8, RVT_DT_I8, RVT_DT_I32, RVT_DT_I32, RVT_DT_NONE, RVT_DT_NONE,
+static uint16_t type_of(int type) {
+  static const uint8_t types[] = {RVT_DT_I8,  RVT_DT_I8,  RVT_DT_I32, RVT_DT_I32,  RVT_DT_NONE,   RVT_DT_NONE,
                                   RVT_DT_F16, RVT_DT_F32, RVT_DT_F64, RVT_DT_BF16, RVT_DT_F8E4M3, RVT_DT_F8E5M2};
   return type >= 0 && type < (int)sizeof types ? types[type] : RVT_DT_NONE;
 }
@@ -216,8 +199,7 @@ struct move {
 #define PIECE 65536u
 
 /* One rank: what goes in comes out. Known bytes stay known, the rest is forgotten. */
-static void move_effect(const void *ctx, struct rvt_stream *stream, bool replay)
-{
+static void move_effect(const void *ctx, struct rvt_stream *stream, bool replay) {
   const struct move *m = ctx;
   unsigned char piece[4096];
   if (m->from == m->to) return;
@@ -232,8 +214,7 @@ static void move_effect(const void *ctx, struct rvt_stream *stream, bool replay)
   }
 }
 
-static int collective(const char *name, nccl_t comm, const void *from, void *to, size_t count, int type, void *stream)
-{
+static int collective(const char *name, nccl_t comm, const void *from, void *to, size_t count, int type, void *stream) {
   if (!valid(comm)) return NCCL_INVALID_ARGUMENT;
   size_t element = type_bytes(type);
   if (!element) return NCCL_INVALID_ARGUMENT;
@@ -248,40 +229,32 @@ static int collective(const char *name, nccl_t comm, const void *from, void *to,
   return rvt_submit_op(where, &op, name, move_effect, &move, sizeof move) ? NCCL_UNHANDLED_CUDA_ERROR : NCCL_SUCCESS;
 }
 
-RVT_API int ncclAllReduce(const void *from, void *to, size_t count, int type, int op, nccl_t comm, void *stream)
-{
+RVT_API int ncclAllReduce(const void *from, void *to, size_t count, int type, int op, nccl_t comm, void *stream) {
   return collective("all_reduce", comm, from, to, count, type, stream);
 }
-RVT_API int ncclReduce(const void *from, void *to, size_t count, int type, int op, int root, nccl_t comm, void *stream)
-{
+RVT_API int ncclReduce(const void *from, void *to, size_t count, int type, int op, int root, nccl_t comm,
+                       void *stream) {
   return collective("reduce", comm, from, to, count, type, stream);
 }
-RVT_API int ncclBroadcast(const void *from, void *to, size_t count, int type, int root, nccl_t comm, void *stream)
-{
+RVT_API int ncclBroadcast(const void *from, void *to, size_t count, int type, int root, nccl_t comm, void *stream) {
   return collective("broadcast", comm, from, to, count, type, stream);
 }
-RVT_API int ncclBcast(void *buffer, size_t count, int type, int root, nccl_t comm, void *stream)
-{
+RVT_API int ncclBcast(void *buffer, size_t count, int type, int root, nccl_t comm, void *stream) {
   return collective("broadcast", comm, buffer, buffer, count, type, stream);
 }
-RVT_API int ncclAllGather(const void *from, void *to, size_t count, int type, nccl_t comm, void *stream)
-{
+RVT_API int ncclAllGather(const void *from, void *to, size_t count, int type, nccl_t comm, void *stream) {
   return collective("all_gather", comm, from, to, count, type, stream);
 }
-RVT_API int ncclReduceScatter(const void *from, void *to, size_t count, int type, int op, nccl_t comm, void *stream)
-{
+RVT_API int ncclReduceScatter(const void *from, void *to, size_t count, int type, int op, nccl_t comm, void *stream) {
   return collective("reduce_scatter", comm, from, to, count, type, stream);
 }
-RVT_API int ncclAlltoAll(const void *from, void *to, size_t count, int type, nccl_t comm, void *stream)
-{
+RVT_API int ncclAlltoAll(const void *from, void *to, size_t count, int type, nccl_t comm, void *stream) {
   return collective("all_to_all", comm, from, to, count, type, stream);
 }
-RVT_API int ncclSend(const void *from, size_t count, int type, int peer, nccl_t comm, void *stream)
-{
+RVT_API int ncclSend(const void *from, size_t count, int type, int peer, nccl_t comm, void *stream) {
   return valid(comm) && peer == comm->rank ? NCCL_SUCCESS : refuse("send to another rank is not implemented yet");
 }
-RVT_API int ncclRecv(void *to, size_t count, int type, int peer, nccl_t comm, void *stream)
-{
+RVT_API int ncclRecv(void *to, size_t count, int type, int peer, nccl_t comm, void *stream) {
   if (!valid(comm) || peer != comm->rank) return refuse("receive from another rank is not implemented yet");
   return collective("send_recv", comm, to, to, count, type, stream);
 }

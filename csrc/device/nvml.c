@@ -12,13 +12,11 @@
 
 static int nvml_users; /* nvmlInit minus nvmlShutdown */
 
-struct rvt_device_page *rvt_nvml_page(void)
-{
+struct rvt_device_page *rvt_nvml_page(void) {
   return __atomic_load_n(&nvml_users, __ATOMIC_RELAXED) > 0 ? rvt_devices() : NULL;
 }
 
-int rvt_nvml_index(nvml_device device)
-{
+int rvt_nvml_index(nvml_device device) {
   struct rvt_device_page *page = rvt_devices();
   if (!page || device < page->gpus || device >= page->gpus + page->gpu_count) return -1;
   ptrdiff_t offset = (char *)device - (char *)page->gpus;
@@ -26,8 +24,7 @@ int rvt_nvml_index(nvml_device device)
 }
 
 /* Texts of the catalogue may fill their field, without a zero at the end. */
-static nvml_ret field_string(char *out, unsigned length, const char *field, size_t room)
-{
+static nvml_ret field_string(char *out, unsigned length, const char *field, size_t room) {
   size_t n = strnlen(field, room);
   if (n + 1 > length) return NVML_ERROR_INSUFFICIENT_SIZE;
   memcpy(out, field, n);
@@ -35,8 +32,7 @@ static nvml_ret field_string(char *out, unsigned length, const char *field, size
   return NVML_SUCCESS;
 }
 
-nvml_ret rvt_nvml_string(char *out, unsigned length, const char *text)
-{
+nvml_ret rvt_nvml_string(char *out, unsigned length, const char *text) {
   if (strlen(text) + 1 > length) return NVML_ERROR_INSUFFICIENT_SIZE;
   memcpy(out, text, strlen(text) + 1);
   return NVML_SUCCESS;
@@ -44,8 +40,7 @@ nvml_ret rvt_nvml_string(char *out, unsigned length, const char *text)
 
 /* --- library ------------------------------------------------------------------------------------------- */
 
-RVT_API nvml_ret nvmlInitWithFlags(unsigned flags)
-{
+RVT_API nvml_ret nvmlInitWithFlags(unsigned flags) {
   struct rvt_device_page *page = rvt_devices();
   if (!page || page->gpu_count == 0) return NVML_ERROR_DRIVER_NOT_LOADED;
   __atomic_add_fetch(&nvml_users, 1, __ATOMIC_RELAXED);
@@ -55,40 +50,36 @@ RVT_API nvml_ret nvmlInitWithFlags(unsigned flags)
 RVT_API nvml_ret nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 RVT_API nvml_ret nvmlInit(void) { return nvmlInitWithFlags(0); }
 
-RVT_API nvml_ret nvmlShutdown(void)
-{
+RVT_API nvml_ret nvmlShutdown(void) {
   if (__atomic_load_n(&nvml_users, __ATOMIC_RELAXED) <= 0) return NVML_ERROR_UNINITIALIZED;
   __atomic_sub_fetch(&nvml_users, 1, __ATOMIC_RELAXED);
   return NVML_SUCCESS;
 }
 
-RVT_API const char *nvmlErrorString(nvml_ret result)
-{
+RVT_API const char *nvmlErrorString(nvml_ret result) {
   switch (result) {
-    case NVML_SUCCESS: return "Success";
-    case NVML_ERROR_UNINITIALIZED: return "Uninitialized";
-    case NVML_ERROR_INVALID_ARGUMENT: return "Invalid Argument";
-    case NVML_ERROR_NOT_SUPPORTED: return "Not Supported";
-    case NVML_ERROR_NO_PERMISSION: return "Insufficient Permissions";
-    case NVML_ERROR_NOT_FOUND: return "Not Found";
-    case NVML_ERROR_INSUFFICIENT_SIZE: return "Insufficient Size";
-    case NVML_ERROR_DRIVER_NOT_LOADED: return "Driver Not Loaded";
-    case NVML_ERROR_FUNCTION_NOT_FOUND: return "Function Not Found";
-    case NVML_ERROR_ARGUMENT_VERSION_MISMATCH: return "Argument Version Mismatch";
-    default: return "Unknown Error";
+  case NVML_SUCCESS: return "Success";
+  case NVML_ERROR_UNINITIALIZED: return "Uninitialized";
+  case NVML_ERROR_INVALID_ARGUMENT: return "Invalid Argument";
+  case NVML_ERROR_NOT_SUPPORTED: return "Not Supported";
+  case NVML_ERROR_NO_PERMISSION: return "Insufficient Permissions";
+  case NVML_ERROR_NOT_FOUND: return "Not Found";
+  case NVML_ERROR_INSUFFICIENT_SIZE: return "Insufficient Size";
+  case NVML_ERROR_DRIVER_NOT_LOADED: return "Driver Not Loaded";
+  case NVML_ERROR_FUNCTION_NOT_FOUND: return "Function Not Found";
+  case NVML_ERROR_ARGUMENT_VERSION_MISMATCH: return "Argument Version Mismatch";
+  default: return "Unknown Error";
   }
 }
 
-RVT_API nvml_ret nvmlSystemGetDriverVersion(char *version, unsigned length)
-{
+RVT_API nvml_ret nvmlSystemGetDriverVersion(char *version, unsigned length) {
   struct rvt_device_page *page = rvt_nvml_page();
   if (!page) return NVML_ERROR_UNINITIALIZED;
   return version ? rvt_nvml_string(version, length, page->driver_string) : NVML_ERROR_INVALID_ARGUMENT;
 }
 
 /* NVML's own version is the CUDA major followed by the driver's. */
-RVT_API nvml_ret nvmlSystemGetNVMLVersion(char *version, unsigned length)
-{
+RVT_API nvml_ret nvmlSystemGetNVMLVersion(char *version, unsigned length) {
   struct rvt_device_page *page = rvt_nvml_page();
   if (!page) return NVML_ERROR_UNINITIALIZED;
   if (!version) return NVML_ERROR_INVALID_ARGUMENT;
@@ -97,8 +88,7 @@ RVT_API nvml_ret nvmlSystemGetNVMLVersion(char *version, unsigned length)
   return rvt_nvml_string(version, length, text);
 }
 
-RVT_API nvml_ret nvmlSystemGetCudaDriverVersion_v2(int *version)
-{
+RVT_API nvml_ret nvmlSystemGetCudaDriverVersion_v2(int *version) {
   struct rvt_device_page *page = rvt_nvml_page();
   if (!page) return NVML_ERROR_UNINITIALIZED;
   if (!version) return NVML_ERROR_INVALID_ARGUMENT;
@@ -108,8 +98,7 @@ RVT_API nvml_ret nvmlSystemGetCudaDriverVersion_v2(int *version)
 
 RVT_API nvml_ret nvmlSystemGetCudaDriverVersion(int *version) { return nvmlSystemGetCudaDriverVersion_v2(version); }
 
-RVT_API nvml_ret nvmlSystemGetProcessName(unsigned pid, char *name, unsigned length)
-{
+RVT_API nvml_ret nvmlSystemGetProcessName(unsigned pid, char *name, unsigned length) {
   if (!rvt_nvml_page()) return NVML_ERROR_UNINITIALIZED;
   if (!name || !length) return NVML_ERROR_INVALID_ARGUMENT;
   char path[64], text[256];
@@ -126,8 +115,7 @@ RVT_API nvml_ret nvmlSystemGetProcessName(unsigned pid, char *name, unsigned len
 
 /* --- devices ------------------------------------------------------------------------------------------- */
 
-RVT_API nvml_ret nvmlDeviceGetCount_v2(unsigned *count)
-{
+RVT_API nvml_ret nvmlDeviceGetCount_v2(unsigned *count) {
   struct rvt_device_page *page = rvt_nvml_page();
   if (!page) return NVML_ERROR_UNINITIALIZED;
   if (!count) return NVML_ERROR_INVALID_ARGUMENT;
@@ -137,8 +125,7 @@ RVT_API nvml_ret nvmlDeviceGetCount_v2(unsigned *count)
 
 RVT_API nvml_ret nvmlDeviceGetCount(unsigned *count) { return nvmlDeviceGetCount_v2(count); }
 
-RVT_API nvml_ret nvmlDeviceGetHandleByIndex_v2(unsigned index, nvml_device *device)
-{
+RVT_API nvml_ret nvmlDeviceGetHandleByIndex_v2(unsigned index, nvml_device *device) {
   struct rvt_device_page *page = rvt_nvml_page();
   if (!page) return NVML_ERROR_UNINITIALIZED;
   if (!device || index >= page->gpu_count) return NVML_ERROR_INVALID_ARGUMENT;
@@ -146,13 +133,11 @@ RVT_API nvml_ret nvmlDeviceGetHandleByIndex_v2(unsigned index, nvml_device *devi
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetHandleByIndex(unsigned index, nvml_device *device)
-{
+RVT_API nvml_ret nvmlDeviceGetHandleByIndex(unsigned index, nvml_device *device) {
   return nvmlDeviceGetHandleByIndex_v2(index, device);
 }
 
-RVT_API nvml_ret nvmlDeviceGetHandleByUUID(const char *uuid, nvml_device *device)
-{
+RVT_API nvml_ret nvmlDeviceGetHandleByUUID(const char *uuid, nvml_device *device) {
   struct rvt_device_page *page = rvt_nvml_page();
   if (!page) return NVML_ERROR_UNINITIALIZED;
   if (!uuid || !device) return NVML_ERROR_INVALID_ARGUMENT;
@@ -175,8 +160,7 @@ struct nvml_uuid { /* nvmlUUID_v1_t */
   } value;
 };
 
-static void uuid_bytes(const char *uuid, unsigned char bytes[16])
-{
+static void uuid_bytes(const char *uuid, unsigned char bytes[16]) {
   int nibble = 0;
   memset(bytes, 0, 16);
   for (const char *c = uuid + 4; nibble < 32 && c < uuid + 40; c++) { /* GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx */
@@ -187,8 +171,7 @@ static void uuid_bytes(const char *uuid, unsigned char bytes[16])
   }
 }
 
-RVT_API nvml_ret nvmlDeviceGetHandleByUUIDV(const struct nvml_uuid *uuid, nvml_device *device)
-{
+RVT_API nvml_ret nvmlDeviceGetHandleByUUIDV(const struct nvml_uuid *uuid, nvml_device *device) {
   struct rvt_device_page *page = rvt_nvml_page();
   if (!page) return NVML_ERROR_UNINITIALIZED;
   if (!uuid || !device) return NVML_ERROR_INVALID_ARGUMENT;
@@ -204,8 +187,7 @@ RVT_API nvml_ret nvmlDeviceGetHandleByUUIDV(const struct nvml_uuid *uuid, nvml_d
   return NVML_ERROR_NOT_FOUND;
 }
 
-void rvt_nvml_pci(const struct rvt_gpu *gpu, struct nvml_pci_info *info)
-{
+void rvt_nvml_pci(const struct rvt_gpu *gpu, struct nvml_pci_info *info) {
   memset(info, 0, sizeof *info);
   sscanf(gpu->pci_bus_id, "%x:%x:%x", &info->domain, &info->bus, &info->device);
   /* Chip ids matter to nobody who only reads them for display; the vendor half (0x10DE) is checked by some. */
@@ -217,8 +199,7 @@ void rvt_nvml_pci(const struct rvt_gpu *gpu, struct nvml_pci_info *info)
            info->bus & 0xFFu, info->device & 0xFFu);
 }
 
-RVT_API nvml_ret nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, nvml_device *device)
-{
+RVT_API nvml_ret nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, nvml_device *device) {
   struct rvt_device_page *page = rvt_nvml_page();
   if (!page) return NVML_ERROR_UNINITIALIZED;
   unsigned domain = 0, bus = 0, slot = 0;
@@ -238,18 +219,15 @@ RVT_API nvml_ret nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, nvml_devic
   return NVML_ERROR_NOT_FOUND;
 }
 
-RVT_API nvml_ret nvmlDeviceGetHandleByPciBusId(const char *bus_id, nvml_device *device)
-{
+RVT_API nvml_ret nvmlDeviceGetHandleByPciBusId(const char *bus_id, nvml_device *device) {
   return nvmlDeviceGetHandleByPciBusId_v2(bus_id, device);
 }
 
-RVT_API nvml_ret nvmlDeviceGetHandleBySerial(const char *serial, nvml_device *device)
-{
+RVT_API nvml_ret nvmlDeviceGetHandleBySerial(const char *serial, nvml_device *device) {
   return rvt_nvml_page() ? NVML_ERROR_NOT_FOUND : NVML_ERROR_UNINITIALIZED;
 }
 
-RVT_API nvml_ret nvmlDeviceGetIndex(nvml_device device, unsigned *out)
-{
+RVT_API nvml_ret nvmlDeviceGetIndex(nvml_device device, unsigned *out) {
   NVML_DEVICE(device, out);
   *out = (unsigned)index;
   return NVML_SUCCESS;
@@ -258,45 +236,38 @@ RVT_API nvml_ret nvmlDeviceGetIndex(nvml_device device, unsigned *out)
 RVT_API nvml_ret nvmlDeviceGetMinorNumber(nvml_device device, unsigned *out) { return nvmlDeviceGetIndex(device, out); }
 RVT_API nvml_ret nvmlDeviceGetModuleId(nvml_device device, unsigned *out) { return nvmlDeviceGetIndex(device, out); }
 
-RVT_API nvml_ret nvmlDeviceGetName(nvml_device device, char *name, unsigned length)
-{
+RVT_API nvml_ret nvmlDeviceGetName(nvml_device device, char *name, unsigned length) {
   NVML_DEVICE(device, name);
   return field_string(name, length, gpu->name, sizeof gpu->name);
 }
 
-RVT_API nvml_ret nvmlDeviceGetUUID(nvml_device device, char *uuid, unsigned length)
-{
+RVT_API nvml_ret nvmlDeviceGetUUID(nvml_device device, char *uuid, unsigned length) {
   NVML_DEVICE(device, uuid);
   return field_string(uuid, length, gpu->uuid, sizeof gpu->uuid);
 }
 
-RVT_API nvml_ret nvmlDeviceGetPciInfo_v3(nvml_device device, struct nvml_pci_info *info)
-{
+RVT_API nvml_ret nvmlDeviceGetPciInfo_v3(nvml_device device, struct nvml_pci_info *info) {
   NVML_DEVICE(device, info);
   rvt_nvml_pci(gpu, info);
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetPciInfo_v2(nvml_device device, struct nvml_pci_info *info)
-{
+RVT_API nvml_ret nvmlDeviceGetPciInfo_v2(nvml_device device, struct nvml_pci_info *info) {
   return nvmlDeviceGetPciInfo_v3(device, info);
 }
 
-RVT_API nvml_ret nvmlDeviceGetPciInfo(nvml_device device, struct nvml_pci_info *info)
-{
+RVT_API nvml_ret nvmlDeviceGetPciInfo(nvml_device device, struct nvml_pci_info *info) {
   return nvmlDeviceGetPciInfo_v3(device, info);
 }
 
-RVT_API nvml_ret nvmlDeviceGetCudaComputeCapability(nvml_device device, int *major, int *minor)
-{
+RVT_API nvml_ret nvmlDeviceGetCudaComputeCapability(nvml_device device, int *major, int *minor) {
   NVML_DEVICE(device, major && minor);
   *major = gpu->cc_major;
   *minor = gpu->cc_minor;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetArchitecture(nvml_device device, unsigned *architecture)
-{
+RVT_API nvml_ret nvmlDeviceGetArchitecture(nvml_device device, unsigned *architecture) {
   NVML_DEVICE(device, architecture);
   enum { AMPERE = 7, ADA = 8, HOPPER = 9, BLACKWELL = 10 };
   if (gpu->cc_major >= 10) *architecture = BLACKWELL;
@@ -305,16 +276,14 @@ RVT_API nvml_ret nvmlDeviceGetArchitecture(nvml_device device, unsigned *archite
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetBrand(nvml_device device, unsigned *brand)
-{
+RVT_API nvml_ret nvmlDeviceGetBrand(nvml_device device, unsigned *brand) {
   NVML_DEVICE(device, brand);
   enum { GEFORCE = 5, NVIDIA = 14 };
   *brand = strstr(gpu->name, "GeForce") ? GEFORCE : NVIDIA;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetNumGpuCores(nvml_device device, unsigned *cores)
-{
+RVT_API nvml_ret nvmlDeviceGetNumGpuCores(nvml_device device, unsigned *cores) {
   NVML_DEVICE(device, cores);
   *cores = (unsigned)gpu->sm_count * (gpu->cc_major == 8 && gpu->cc_minor == 0 ? 64 : 128);
   return NVML_SUCCESS;
@@ -325,8 +294,7 @@ struct nvml_attributes {
   unsigned long long memory_mib;
 };
 
-RVT_API nvml_ret nvmlDeviceGetAttributes_v2(nvml_device device, struct nvml_attributes *out)
-{
+RVT_API nvml_ret nvmlDeviceGetAttributes_v2(nvml_device device, struct nvml_attributes *out) {
   NVML_DEVICE(device, out);
   return NVML_ERROR_NOT_SUPPORTED; /* MIG instances only, as on a card that is not partitioned */
 }
@@ -343,8 +311,7 @@ struct nvml_memory_v2 {
 
 /* NVML's total is a little larger than CUDA's: firmware and page tables are in its "reserved". Version 1 counts
  * that part as used, version 2 names it. */
-RVT_API nvml_ret nvmlDeviceGetMemoryInfo_v2(nvml_device device, struct nvml_memory_v2 *out)
-{
+RVT_API nvml_ret nvmlDeviceGetMemoryInfo_v2(nvml_device device, struct nvml_memory_v2 *out) {
   NVML_DEVICE(device, out);
   if (out->version != 0x02000028u) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
   uint64_t total = gpu->nvml_total_bytes ? gpu->nvml_total_bytes : gpu->total_bytes;
@@ -357,8 +324,7 @@ RVT_API nvml_ret nvmlDeviceGetMemoryInfo_v2(nvml_device device, struct nvml_memo
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetMemoryInfo(nvml_device device, struct nvml_memory *out)
-{
+RVT_API nvml_ret nvmlDeviceGetMemoryInfo(nvml_device device, struct nvml_memory *out) {
   NVML_DEVICE(device, out);
   struct nvml_memory_v2 all = {.version = 0x02000028u};
   nvmlDeviceGetMemoryInfo_v2(device, &all);
@@ -368,8 +334,7 @@ RVT_API nvml_ret nvmlDeviceGetMemoryInfo(nvml_device device, struct nvml_memory 
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetBAR1MemoryInfo(nvml_device device, struct nvml_memory *out)
-{
+RVT_API nvml_ret nvmlDeviceGetBAR1MemoryInfo(nvml_device device, struct nvml_memory *out) {
   NVML_DEVICE(device, out);
   uint64_t bar1 = 1;
   while (bar1 < gpu->total_bytes) bar1 <<= 1; /* resizable BAR: the next power of two */
@@ -388,8 +353,7 @@ struct nvml_process_v2 {
 };
 
 /* Fills `out` (either layout) with the processes that hold a context; a null or short array gets the count. */
-static nvml_ret compute_processes(nvml_device device, unsigned *count, void *out, size_t stride)
-{
+static nvml_ret compute_processes(nvml_device device, unsigned *count, void *out, size_t stride) {
   NVML_DEVICE(device, count);
   unsigned found = 0, room = out ? *count : 0;
   for (int i = 0; i < RVT_MAX_GPU_CLIENTS; i++) {
@@ -412,111 +376,92 @@ static nvml_ret compute_processes(nvml_device device, unsigned *count, void *out
   return result;
 }
 
-RVT_API nvml_ret nvmlDeviceGetComputeRunningProcesses(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetComputeRunningProcesses(nvml_device device, unsigned *count, void *out) {
   return compute_processes(device, count, out, sizeof(struct nvml_process_v1));
 }
-RVT_API nvml_ret nvmlDeviceGetComputeRunningProcesses_v2(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetComputeRunningProcesses_v2(nvml_device device, unsigned *count, void *out) {
   return compute_processes(device, count, out, sizeof(struct nvml_process_v2));
 }
-RVT_API nvml_ret nvmlDeviceGetComputeRunningProcesses_v3(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetComputeRunningProcesses_v3(nvml_device device, unsigned *count, void *out) {
   return compute_processes(device, count, out, sizeof(struct nvml_process_v2));
 }
 
-static nvml_ret no_processes(nvml_device device, unsigned *count)
-{
+static nvml_ret no_processes(nvml_device device, unsigned *count) {
   NVML_DEVICE(device, count);
   *count = 0;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetGraphicsRunningProcesses(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetGraphicsRunningProcesses(nvml_device device, unsigned *count, void *out) {
   return no_processes(device, count);
 }
-RVT_API nvml_ret nvmlDeviceGetGraphicsRunningProcesses_v2(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetGraphicsRunningProcesses_v2(nvml_device device, unsigned *count, void *out) {
   return no_processes(device, count);
 }
-RVT_API nvml_ret nvmlDeviceGetGraphicsRunningProcesses_v3(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetGraphicsRunningProcesses_v3(nvml_device device, unsigned *count, void *out) {
   return no_processes(device, count);
 }
-RVT_API nvml_ret nvmlDeviceGetMPSComputeRunningProcesses(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetMPSComputeRunningProcesses(nvml_device device, unsigned *count, void *out) {
   return no_processes(device, count);
 }
-RVT_API nvml_ret nvmlDeviceGetMPSComputeRunningProcesses_v2(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetMPSComputeRunningProcesses_v2(nvml_device device, unsigned *count, void *out) {
   return no_processes(device, count);
 }
-RVT_API nvml_ret nvmlDeviceGetMPSComputeRunningProcesses_v3(nvml_device device, unsigned *count, void *out)
-{
+RVT_API nvml_ret nvmlDeviceGetMPSComputeRunningProcesses_v3(nvml_device device, unsigned *count, void *out) {
   return no_processes(device, count);
 }
 
 /* --- modes --------------------------------------------------------------------------------------------- */
 
-RVT_API nvml_ret nvmlDeviceGetComputeMode(nvml_device device, unsigned *mode)
-{
+RVT_API nvml_ret nvmlDeviceGetComputeMode(nvml_device device, unsigned *mode) {
   NVML_DEVICE(device, mode);
   *mode = 0; /* default: several processes may share the card */
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetPersistenceMode(nvml_device device, unsigned *mode)
-{
+RVT_API nvml_ret nvmlDeviceGetPersistenceMode(nvml_device device, unsigned *mode) {
   NVML_DEVICE(device, mode);
   *mode = 1;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetMigMode(nvml_device device, unsigned *current, unsigned *pending)
-{
+RVT_API nvml_ret nvmlDeviceGetMigMode(nvml_device device, unsigned *current, unsigned *pending) {
   NVML_DEVICE(device, current && pending);
   *current = *pending = 0;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceIsMigDeviceHandle(nvml_device device, unsigned *mig)
-{
+RVT_API nvml_ret nvmlDeviceIsMigDeviceHandle(nvml_device device, unsigned *mig) {
   NVML_DEVICE(device, mig);
   *mig = 0;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetMaxMigDeviceCount(nvml_device device, unsigned *count)
-{
+RVT_API nvml_ret nvmlDeviceGetMaxMigDeviceCount(nvml_device device, unsigned *count) {
   NVML_DEVICE(device, count);
   *count = 0;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetEccMode(nvml_device device, unsigned *current, unsigned *pending)
-{
+RVT_API nvml_ret nvmlDeviceGetEccMode(nvml_device device, unsigned *current, unsigned *pending) {
   NVML_DEVICE(device, current && pending);
   enum { CU_ECC_ENABLED = 32 };
   *current = *pending = gpu->attr[CU_ECC_ENABLED] ? 1 : 0;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetDisplayMode(nvml_device device, unsigned *mode)
-{
+RVT_API nvml_ret nvmlDeviceGetDisplayMode(nvml_device device, unsigned *mode) {
   NVML_DEVICE(device, mode);
   *mode = 0;
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetDisplayActive(nvml_device device, unsigned *mode)
-{
+RVT_API nvml_ret nvmlDeviceGetDisplayActive(nvml_device device, unsigned *mode) {
   return nvmlDeviceGetDisplayMode(device, mode);
 }
 
 RVT_API nvml_ret nvmlDeviceGetTotalEccErrors(nvml_device device, unsigned type, unsigned counter,
-                                                unsigned long long *errors)
-{
+                                             unsigned long long *errors) {
   NVML_DEVICE(device, errors);
   *errors = 0;
   return NVML_SUCCESS;
@@ -526,8 +471,7 @@ struct nvml_cc_settings { /* nvmlSystemConfComputeSettings_v1_t */
   unsigned version, environment, cc_feature, dev_tools_mode, multi_gpu_mode;
 };
 
-RVT_API nvml_ret nvmlSystemGetConfComputeSettings(struct nvml_cc_settings *settings)
-{
+RVT_API nvml_ret nvmlSystemGetConfComputeSettings(struct nvml_cc_settings *settings) {
   if (!rvt_nvml_page()) return NVML_ERROR_UNINITIALIZED;
   if (!settings) return NVML_ERROR_INVALID_ARGUMENT;
   if (settings->version != 0x1000014u) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
@@ -535,16 +479,14 @@ RVT_API nvml_ret nvmlSystemGetConfComputeSettings(struct nvml_cc_settings *setti
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlSystemGetConfComputeState(unsigned *state)
-{
+RVT_API nvml_ret nvmlSystemGetConfComputeState(unsigned *state) {
   if (!rvt_nvml_page()) return NVML_ERROR_UNINITIALIZED;
   if (!state) return NVML_ERROR_INVALID_ARGUMENT;
   memset(state, 0, 3 * sizeof *state); /* environment, feature, developer tools: all off */
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlSystemGetConfComputeCapabilities(unsigned *capabilities)
-{
+RVT_API nvml_ret nvmlSystemGetConfComputeCapabilities(unsigned *capabilities) {
   if (!rvt_nvml_page()) return NVML_ERROR_UNINITIALIZED;
   if (!capabilities) return NVML_ERROR_INVALID_ARGUMENT;
   memset(capabilities, 0, 2 * sizeof *capabilities);

@@ -32,13 +32,13 @@ int rvt_nvml_index(nvml_device device);
 nvml_ret rvt_nvml_string(char *out, unsigned length, const char *text);
 
 /* Every query begins with the same two checks, in NVML's order: library initialised, arguments valid. */
-#define NVML_DEVICE(device, out)                                      \
-  struct rvt_device_page *page = rvt_nvml_page();                     \
-  if (!page) return NVML_ERROR_UNINITIALIZED;                         \
-  int index = rvt_nvml_index(device);                                 \
-  if (index < 0 || !(out)) return NVML_ERROR_INVALID_ARGUMENT;        \
-  const struct rvt_gpu *gpu = &page->gpus[index];                     \
-  (void)gpu;                                                          \
+#define NVML_DEVICE(device, out)                               \
+  struct rvt_device_page *page = rvt_nvml_page();              \
+  if (!page) return NVML_ERROR_UNINITIALIZED;                  \
+  int index = rvt_nvml_index(device);                          \
+  if (index < 0 || !(out)) return NVML_ERROR_INVALID_ARGUMENT; \
+  const struct rvt_gpu *gpu = &page->gpus[index];              \
+  (void)gpu;                                                   \
   (void)page
 
 struct nvml_pci_info {

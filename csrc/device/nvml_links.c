@@ -6,33 +6,31 @@
 #include "device/nvml.h"
 
 /* MB/s of one NVLink link in one direction, by NVML's version number (4: 3.0 ... 7: 5.0). */
-static unsigned link_mbps(const struct rvt_gpu *gpu)
-{
+static unsigned link_mbps(const struct rvt_gpu *gpu) {
   switch (gpu->nvlink_version) {
-    case 7: case 5: return 53125;  /* the catalogue may give the marketing generation: 5 = NVLink 5 */
-    case 6: case 4: return 26562;
-    default: return 25781;
+  case 7:
+  case 5: return 53125; /* the catalogue may give the marketing generation: 5 = NVLink 5 */
+  case 6:
+  case 4: return 26562;
+  default: return 25781;
   }
 }
 
 /* NVML numbers NVLink versions 3.0 = 4, 3.1 = 5, 4.0 = 6, 5.0 = 7; the catalogue holds the generation. */
-static unsigned nvml_link_version(const struct rvt_gpu *gpu)
-{
+static unsigned nvml_link_version(const struct rvt_gpu *gpu) {
   switch (gpu->nvlink_version) {
-    case 3: return 4;
-    case 4: return 6;
-    case 5: return 7;
-    default: return 0;
+  case 3: return 4;
+  case 4: return 6;
+  case 5: return 7;
+  default: return 0;
   }
 }
 
-static bool linked(const struct rvt_device_page *page, int a, int b)
-{
+static bool linked(const struct rvt_device_page *page, int a, int b) {
   return a != b && page->peer_access && page->gpus[a].nvlinks > 0 && page->gpus[b].nvlinks > 0;
 }
 
-RVT_API nvml_ret nvmlDeviceGetP2PStatus(nvml_device device, nvml_device peer, unsigned what, unsigned *status)
-{
+RVT_API nvml_ret nvmlDeviceGetP2PStatus(nvml_device device, nvml_device peer, unsigned what, unsigned *status) {
   enum { READ = 0, WRITE = 1, NVLINK = 2, ATOMICS = 3, PCI = 4 };
   enum { OK = 0, NOT_SUPPORTED = 5 };
   NVML_DEVICE(device, status);
@@ -44,8 +42,7 @@ RVT_API nvml_ret nvmlDeviceGetP2PStatus(nvml_device device, nvml_device peer, un
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetNvLinkState(nvml_device device, unsigned link, unsigned *active)
-{
+RVT_API nvml_ret nvmlDeviceGetNvLinkState(nvml_device device, unsigned link, unsigned *active) {
   NVML_DEVICE(device, active);
   if (gpu->nvlinks == 0) return NVML_ERROR_NOT_SUPPORTED;
   if (link >= (unsigned)gpu->nvlinks) return NVML_ERROR_INVALID_ARGUMENT;
@@ -53,8 +50,7 @@ RVT_API nvml_ret nvmlDeviceGetNvLinkState(nvml_device device, unsigned link, uns
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetNvLinkVersion(nvml_device device, unsigned link, unsigned *version)
-{
+RVT_API nvml_ret nvmlDeviceGetNvLinkVersion(nvml_device device, unsigned link, unsigned *version) {
   NVML_DEVICE(device, version);
   if (gpu->nvlinks == 0) return NVML_ERROR_NOT_SUPPORTED;
   if (link >= (unsigned)gpu->nvlinks) return NVML_ERROR_INVALID_ARGUMENT;
@@ -62,8 +58,7 @@ RVT_API nvml_ret nvmlDeviceGetNvLinkVersion(nvml_device device, unsigned link, u
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetNvLinkCapability(nvml_device device, unsigned link, unsigned what, unsigned *value)
-{
+RVT_API nvml_ret nvmlDeviceGetNvLinkCapability(nvml_device device, unsigned link, unsigned what, unsigned *value) {
   enum { P2P = 0, SYSMEM = 1, P2P_ATOMICS = 2, SYSMEM_ATOMICS = 3, SLI = 4, VALID = 5 };
   NVML_DEVICE(device, value);
   if (gpu->nvlinks == 0) return NVML_ERROR_NOT_SUPPORTED;
@@ -73,22 +68,19 @@ RVT_API nvml_ret nvmlDeviceGetNvLinkCapability(nvml_device device, unsigned link
 }
 
 /* The links of a data-centre card end in NVSwitch; one switch device stands for them all. */
-RVT_API nvml_ret nvmlDeviceGetNvLinkRemotePciInfo_v2(nvml_device device, unsigned link, struct nvml_pci_info *info)
-{
+RVT_API nvml_ret nvmlDeviceGetNvLinkRemotePciInfo_v2(nvml_device device, unsigned link, struct nvml_pci_info *info) {
   NVML_DEVICE(device, info);
   if (gpu->nvlinks == 0) return NVML_ERROR_NOT_SUPPORTED;
   if (link >= (unsigned)gpu->nvlinks) return NVML_ERROR_INVALID_ARGUMENT;
-  *info = (struct nvml_pci_info){.bus = 0x01, .pci_device_id = 0x22A310DE, .bus_id = "00000000:01:00.0",
-                                 .bus_id_legacy = "0000:01:00.0"};
+  *info = (struct nvml_pci_info){
+      .bus = 0x01, .pci_device_id = 0x22A310DE, .bus_id = "00000000:01:00.0", .bus_id_legacy = "0000:01:00.0"};
   return NVML_SUCCESS;
 }
-RVT_API nvml_ret nvmlDeviceGetNvLinkRemotePciInfo(nvml_device device, unsigned link, struct nvml_pci_info *info)
-{
+RVT_API nvml_ret nvmlDeviceGetNvLinkRemotePciInfo(nvml_device device, unsigned link, struct nvml_pci_info *info) {
   return nvmlDeviceGetNvLinkRemotePciInfo_v2(device, link, info);
 }
 
-RVT_API nvml_ret nvmlDeviceGetNvLinkRemoteDeviceType(nvml_device device, unsigned link, unsigned *type)
-{
+RVT_API nvml_ret nvmlDeviceGetNvLinkRemoteDeviceType(nvml_device device, unsigned link, unsigned *type) {
   enum { SWITCH = 2 };
   NVML_DEVICE(device, type);
   if (gpu->nvlinks == 0) return NVML_ERROR_NOT_SUPPORTED;
@@ -98,8 +90,7 @@ RVT_API nvml_ret nvmlDeviceGetNvLinkRemoteDeviceType(nvml_device device, unsigne
 }
 
 RVT_API nvml_ret nvmlDeviceGetNvLinkErrorCounter(nvml_device device, unsigned link, unsigned counter,
-                                                    unsigned long long *count)
-{
+                                                 unsigned long long *count) {
   NVML_DEVICE(device, count);
   *count = 0;
   return NVML_SUCCESS;
@@ -122,20 +113,17 @@ struct nvml_fabric_v { /* versions 2 and 3 differ only in the last byte */
 
 /* An NVSwitch machine of the Hopper generation or later registers with its fabric manager; the cluster is this
  * one node (all-zero id), as on a single HGX board. */
-static unsigned fabric_state(const struct rvt_gpu *gpu)
-{
+static unsigned fabric_state(const struct rvt_gpu *gpu) {
   return gpu->nvlinks > 0 && gpu->cc_major >= 9 ? FABRIC_COMPLETED : FABRIC_NOT_SUPPORTED;
 }
 
-RVT_API nvml_ret nvmlDeviceGetGpuFabricInfo(nvml_device device, struct nvml_fabric *out)
-{
+RVT_API nvml_ret nvmlDeviceGetGpuFabricInfo(nvml_device device, struct nvml_fabric *out) {
   NVML_DEVICE(device, out);
   *out = (struct nvml_fabric){.state = fabric_state(gpu)};
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetGpuFabricInfoV(nvml_device device, struct nvml_fabric_v *out)
-{
+RVT_API nvml_ret nvmlDeviceGetGpuFabricInfoV(nvml_device device, struct nvml_fabric_v *out) {
   NVML_DEVICE(device, out);
   unsigned version = out->version >> 24, size = out->version & 0xFFFFFFu;
   if ((version != 2 || size != 36) && (version != 3 || size != 40)) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
@@ -150,8 +138,7 @@ RVT_API nvml_ret nvmlDeviceGetGpuFabricInfoV(nvml_device device, struct nvml_fab
 
 /* --- host topology ------------------------------------------------------------------------------------- */
 
-RVT_API nvml_ret nvmlDeviceGetTopologyCommonAncestor(nvml_device device, nvml_device peer, unsigned *level)
-{
+RVT_API nvml_ret nvmlDeviceGetTopologyCommonAncestor(nvml_device device, nvml_device peer, unsigned *level) {
   enum { INTERNAL = 0, NODE = 40, SYSTEM = 50 };
   NVML_DEVICE(device, level);
   int other = rvt_nvml_index(peer);
@@ -161,8 +148,7 @@ RVT_API nvml_ret nvmlDeviceGetTopologyCommonAncestor(nvml_device device, nvml_de
 }
 
 RVT_API nvml_ret nvmlDeviceGetTopologyNearestGpus(nvml_device device, unsigned level, unsigned *count,
-                                                     nvml_device *devices)
-{
+                                                  nvml_device *devices) {
   NVML_DEVICE(device, count);
   unsigned room = devices ? *count : 0, found = 0;
   for (unsigned i = 0; i < page->gpu_count; i++) {
@@ -176,8 +162,7 @@ RVT_API nvml_ret nvmlDeviceGetTopologyNearestGpus(nvml_device device, unsigned l
   return found > room && devices ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceOnSameBoard(nvml_device device, nvml_device peer, int *same)
-{
+RVT_API nvml_ret nvmlDeviceOnSameBoard(nvml_device device, nvml_device peer, int *same) {
   NVML_DEVICE(device, same);
   *same = device == peer;
   return NVML_SUCCESS;
@@ -185,14 +170,12 @@ RVT_API nvml_ret nvmlDeviceOnSameBoard(nvml_device device, nvml_device peer, int
 
 /* The real host decides where threads may run: a virtual NUMA node that this machine lacks would make a
  * framework pin itself to CPUs that do not exist. So: no NUMA node, and the mask of the CPUs that are there. */
-RVT_API nvml_ret nvmlDeviceGetNumaNodeId(nvml_device device, unsigned *node)
-{
+RVT_API nvml_ret nvmlDeviceGetNumaNodeId(nvml_device device, unsigned *node) {
   NVML_DEVICE(device, node);
   return NVML_ERROR_NOT_SUPPORTED;
 }
 
-static nvml_ret cpu_mask(unsigned words, unsigned long *mask)
-{
+static nvml_ret cpu_mask(unsigned words, unsigned long *mask) {
   cpu_set_t set;
   memset(mask, 0, words * sizeof *mask);
   if (sched_getaffinity(0, sizeof set, &set)) return NVML_ERROR_UNKNOWN;
@@ -202,31 +185,26 @@ static nvml_ret cpu_mask(unsigned words, unsigned long *mask)
   return NVML_SUCCESS;
 }
 
-RVT_API nvml_ret nvmlDeviceGetCpuAffinity(nvml_device device, unsigned words, unsigned long *mask)
-{
+RVT_API nvml_ret nvmlDeviceGetCpuAffinity(nvml_device device, unsigned words, unsigned long *mask) {
   NVML_DEVICE(device, mask && words);
   return cpu_mask(words, mask);
 }
 RVT_API nvml_ret nvmlDeviceGetCpuAffinityWithinScope(nvml_device device, unsigned words, unsigned long *mask,
-                                                        unsigned scope)
-{
+                                                     unsigned scope) {
   NVML_DEVICE(device, mask && words);
   return cpu_mask(words, mask);
 }
-RVT_API nvml_ret nvmlDeviceGetMemoryAffinity(nvml_device device, unsigned words, unsigned long *nodes, unsigned scope)
-{
+RVT_API nvml_ret nvmlDeviceGetMemoryAffinity(nvml_device device, unsigned words, unsigned long *nodes, unsigned scope) {
   NVML_DEVICE(device, nodes && words);
   memset(nodes, 0, words * sizeof *nodes);
   nodes[0] = 1;
   return NVML_SUCCESS;
 }
-RVT_API nvml_ret nvmlDeviceSetCpuAffinity(nvml_device device)
-{
+RVT_API nvml_ret nvmlDeviceSetCpuAffinity(nvml_device device) {
   NVML_DEVICE(device, 1);
   return NVML_SUCCESS;
 }
-RVT_API nvml_ret nvmlDeviceClearCpuAffinity(nvml_device device)
-{
+RVT_API nvml_ret nvmlDeviceClearCpuAffinity(nvml_device device) {
   NVML_DEVICE(device, 1);
   return NVML_SUCCESS;
 }
@@ -272,8 +250,7 @@ nvml_ret nvmlDeviceGetEccMode(nvml_device, unsigned *, unsigned *);
 nvml_ret nvmlDeviceGetPowerUsage(nvml_device, unsigned *);
 nvml_ret nvmlDeviceGetTotalEnergyConsumption(nvml_device, unsigned long long *);
 
-static void answer(nvml_device device, const struct rvt_gpu *gpu, struct nvml_field *field)
-{
+static void answer(nvml_device device, const struct rvt_gpu *gpu, struct nvml_field *field) {
   unsigned id = field->id, pending;
   field->type = TYPE_U32;
   field->result = NVML_SUCCESS;
@@ -308,8 +285,7 @@ static void answer(nvml_device device, const struct rvt_gpu *gpu, struct nvml_fi
   }
 }
 
-RVT_API nvml_ret nvmlDeviceGetFieldValues(nvml_device device, int count, struct nvml_field *fields)
-{
+RVT_API nvml_ret nvmlDeviceGetFieldValues(nvml_device device, int count, struct nvml_field *fields) {
   NVML_DEVICE(device, fields);
   for (int i = 0; i < count; i++) {
     fields[i].timestamp = rvt_now_ns() / 1000;

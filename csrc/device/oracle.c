@@ -43,8 +43,7 @@ static struct {
 
 static _Atomic int config_state; /* 0 unread, 1 being read, 2 read */
 
-uint64_t rvt_oracle_hash(const void *data, size_t n, uint64_t seed)
-{
+uint64_t rvt_oracle_hash(const void *data, size_t n, uint64_t seed) {
   const unsigned char *p = data;
   uint64_t h = seed ^ (n * 0x9E3779B97F4A7C15ull);
   while (n >= 8) {
@@ -63,22 +62,19 @@ uint64_t rvt_oracle_hash(const void *data, size_t n, uint64_t seed)
   return h ^ h >> 32;
 }
 
-static uint64_t mix(uint64_t a, uint64_t b, uint64_t c)
-{
+static uint64_t mix(uint64_t a, uint64_t b, uint64_t c) {
   uint64_t words[3] = {a, b, c};
   return rvt_oracle_hash(words, sizeof words, 0x5265766174694Full);
 }
 
-static struct rule *rule_slot(uint64_t hash)
-{
+static struct rule *rule_slot(uint64_t hash) {
   if (!config.rule_slots) return NULL;
   uint32_t i = (uint32_t)hash & (config.rule_slots - 1);
   while (config.rules[i].name_hash && config.rules[i].name_hash != hash) i = (i + 1) & (config.rule_slots - 1);
   return &config.rules[i];
 }
 
-static struct rule *rule_make(const char *name, size_t n)
-{
+static struct rule *rule_make(const char *name, size_t n) {
   if (config.rule_count * 2 >= config.rule_slots) {
     struct rule *old = config.rules;
     uint32_t old_slots = config.rule_slots, slots = old_slots ? old_slots * 2 : 1024;
@@ -100,8 +96,7 @@ static struct rule *rule_make(const char *name, size_t n)
   return rule;
 }
 
-static bool read_tokens(char *rest, struct rule *rule)
-{
+static bool read_tokens(char *rest, struct rule *rule) {
   uint32_t room = 64, count = 0;
   int32_t *text = malloc(room * sizeof *text);
   for (char *word = strtok(rest, " \t\r\n"); text && word; word = strtok(NULL, " \t\r\n")) {
@@ -119,8 +114,7 @@ static bool read_tokens(char *rest, struct rule *rule)
   return true;
 }
 
-static bool read_line(char *line)
-{
+static bool read_line(char *line) {
   char word[32], name[160];
   long long a, b;
   int used = 0;
@@ -146,8 +140,7 @@ static bool read_line(char *line)
   return true;
 }
 
-static void read_config(void)
-{
+static void read_config(void) {
   const char *seed = getenv("REVATI_SEED"); /* of the launcher; the file may say otherwise */
   if (seed) config.seed = strtoull(seed, NULL, 10);
   const char *path = getenv("REVATI_ORACLE");
@@ -160,14 +153,14 @@ static void read_config(void)
   char *line = NULL;
   size_t room = 0;
   for (unsigned number = 1; getline(&line, &room, file) > 0; number++) {
-    if (!read_line(line)) rvt_message("%s:%u: the oracle does not know this directive; the line is ignored", path, number);
+    if (!read_line(line))
+      rvt_message("%s:%u: the oracle does not know this directive; the line is ignored", path, number);
   }
   free(line);
   fclose(file);
 }
 
-static void need_config(void)
-{
+static void need_config(void) {
   if (RVT_LIKELY(atomic_load_explicit(&config_state, memory_order_acquire) == 2)) return;
   int unread = 0;
   if (atomic_compare_exchange_strong(&config_state, &unread, 1)) {
@@ -181,8 +174,7 @@ static void need_config(void)
 /* --- requests ------------------------------------------------------------------------------------------ */
 
 /* "3_cmpl-abc-0" is sample 3 of a request with n > 1: vLLM's naming of child requests. */
-static uint64_t sample_number(const char *id)
-{
+static uint64_t sample_number(const char *id) {
   char *end = NULL;
   unsigned long n = strtoul(id, &end, 10);
   return end > id && *end == '_' ? n + 1 : 0;
@@ -190,8 +182,7 @@ static uint64_t sample_number(const char *id)
 
 /* Rule whose name is a run of whole dash-separated parts of the id: frameworks wrap the caller's id in a prefix,
  * a sample number and a random suffix. */
-static const struct rule *rule_for(const char *id)
-{
+static const struct rule *rule_for(const char *id) {
   if (!config.rule_count) return NULL;
   if (sample_number(id)) id = strchr(id, '_') + 1;
   const char *ends[24];
@@ -212,8 +203,7 @@ static const struct rule *rule_for(const char *id)
 }
 
 void rvt_request_init(struct rvt_request *request, const char *id, const int32_t *prompt, uint32_t prompt_tokens,
-                      uint64_t seed)
-{
+                      uint64_t seed) {
   need_config();
   const struct rule *rule = id ? rule_for(id) : NULL;
   request->id_hash = id ? rvt_oracle_hash(id, strlen(id), 0) | 1 : 0;
@@ -229,8 +219,7 @@ void rvt_request_init(struct rvt_request *request, const char *id, const int32_t
 #define REQUEST_SLOTS 16384u
 static struct rvt_request *requests;
 
-static struct rvt_request *request_slot(uint64_t id_hash, bool make)
-{
+static struct rvt_request *request_slot(uint64_t id_hash, bool make) {
   if (!requests) return NULL;
   uint32_t i = (uint32_t)(id_hash >> 8) & (REQUEST_SLOTS - 1);
   for (uint32_t probe = 0; probe < 16; probe++) {
@@ -244,8 +233,7 @@ static struct rvt_request *request_slot(uint64_t id_hash, bool make)
 
 bool rvt_requests_announced(void) { return requests != NULL; }
 
-const struct rvt_request *rvt_request_find(const char *id)
-{
+const struct rvt_request *rvt_request_find(const char *id) {
   return id ? request_slot(rvt_oracle_hash(id, strlen(id), 0) | 1, false) : NULL;
 }
 
@@ -254,8 +242,7 @@ const struct rvt_request *rvt_request_find(const char *id)
  * 0 = the request gave none. */
 RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint32_t prompt_tokens, uint64_t seed,
                                     uint32_t min_tokens, int32_t eos, const int32_t *avoid, uint32_t avoid_count,
-                                    const int32_t *allowed, uint32_t allowed_count)
-{
+                                    const int32_t *allowed, uint32_t allowed_count) {
   if (!id) return;
   if (!requests) {
     rvt_internal_begin();
@@ -280,8 +267,7 @@ RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint3
 
 /* --- tokens -------------------------------------------------------------------------------------------- */
 
-static bool avoided(const struct rvt_request *request, int32_t token)
-{
+static bool avoided(const struct rvt_request *request, int32_t token) {
   if (token == request->eos) return true;
   for (uint32_t i = 0; i < request->avoid_count; i++) {
     if (request->avoid[i] == token) return true;
@@ -289,14 +275,12 @@ static bool avoided(const struct rvt_request *request, int32_t token)
   return false;
 }
 
-static bool permitted(const struct rvt_choice *c, int32_t token)
-{
+static bool permitted(const struct rvt_choice *c, int32_t token) {
   return token >= 0 && (uint32_t)token / 32 < c->mask_words && (c->mask[token / 32] >> (token % 32) & 1);
 }
 
 /* Special tokens live at the two ends of a vocabulary: draw from between. */
-static void token_range(uint32_t vocab, uint32_t *low, uint32_t *high)
-{
+static void token_range(uint32_t vocab, uint32_t *low, uint32_t *high) {
   if (config.vocab && (!vocab || config.vocab < vocab)) vocab = config.vocab;
   if (!vocab) vocab = 32000;
   *low = config.high ? config.low : vocab / 64 + (vocab > 1024 ? 256 : 3);
@@ -305,8 +289,7 @@ static void token_range(uint32_t vocab, uint32_t *low, uint32_t *high)
   if (*low >= *high) *low = 0;
 }
 
-static int32_t draw(const struct rvt_choice *c, uint64_t h)
-{
+static int32_t draw(const struct rvt_choice *c, uint64_t h) {
   uint32_t low, high;
   token_range(c->vocab, &low, &high);
   int32_t token = (int32_t)(low + (uint32_t)(h % (high - low)));
@@ -317,8 +300,7 @@ static int32_t draw(const struct rvt_choice *c, uint64_t h)
 }
 
 /* The n-th allowed id below `limit`; the last one when there are fewer. -1 = none. */
-static int32_t nth_allowed(const struct rvt_choice *c, uint64_t n, uint32_t limit)
-{
+static int32_t nth_allowed(const struct rvt_choice *c, uint64_t n, uint32_t limit) {
   int32_t found = -1;
   for (uint32_t i = 0; i < c->mask_words && i * 32 < limit; i++) {
     for (uint32_t bits = c->mask[i]; bits; bits &= bits - 1) {
@@ -335,8 +317,7 @@ static int32_t nth_allowed(const struct rvt_choice *c, uint64_t n, uint32_t limi
  * never would. In common vocabularies the single characters come first, so part of the draws take one of the
  * lowest allowed ids (quotes) or the highest one among them (braces). An allowed EOS is taken: the grammar is
  * complete. */
-static int32_t draw_masked(const struct rvt_choice *c, uint64_t h)
-{
+static int32_t draw_masked(const struct rvt_choice *c, uint64_t h) {
   enum { SINGLE_CHARACTERS = 259 };
   const struct rvt_request *request = c->request;
   if (request->eos >= 0 && permitted(c, request->eos) && c->output_index >= request->min_tokens) return request->eos;
@@ -346,16 +327,15 @@ static int32_t draw_masked(const struct rvt_choice *c, uint64_t h)
   uint32_t vocab = c->vocab ? c->vocab : c->mask_words * 32;
   int32_t token = draw(c, h >> 8);
   switch (h & 3) {
-    case 0: token = nth_allowed(c, (h >> 8) % 8, vocab); break;
-    case 1: token = nth_allowed(c, UINT64_MAX, SINGLE_CHARACTERS); break;
-    case 2: token = nth_allowed(c, (h >> 8) % allowed, vocab); break;
-    default: break;
+  case 0: token = nth_allowed(c, (h >> 8) % 8, vocab); break;
+  case 1: token = nth_allowed(c, UINT64_MAX, SINGLE_CHARACTERS); break;
+  case 2: token = nth_allowed(c, (h >> 8) % allowed, vocab); break;
+  default: break;
   }
   return token >= 0 && permitted(c, token) ? token : nth_allowed(c, (h >> 8) % allowed, vocab);
 }
 
-int32_t rvt_oracle_token(const struct rvt_choice *c)
-{
+int32_t rvt_oracle_token(const struct rvt_choice *c) {
   need_config();
   const struct rvt_request *request = c->request;
   uint64_t h = mix(config.seed, request->key, c->output_index);
@@ -373,22 +353,20 @@ int32_t rvt_oracle_token(const struct rvt_choice *c)
   return draw(c, h);
 }
 
-int32_t rvt_oracle_alternative(const struct rvt_choice *c, uint32_t n, int32_t taken)
-{
+int32_t rvt_oracle_alternative(const struct rvt_choice *c, uint32_t n, int32_t taken) {
   need_config();
   uint32_t low, high;
   token_range(c->vocab, &low, &high);
   uint32_t span = high - low;
   /* Consecutive ids from a drawn start are distinct as long as n < span; step over the one that was taken. */
   uint32_t start = (uint32_t)(mix(config.seed ^ 0xA17, c->request->key, c->output_index) % span);
-  uint32_t at_taken = (uint32_t)taken >= low && (uint32_t)taken < high ? ((uint32_t)taken - low + span - start) % span
-                                                                       : span;
+  uint32_t at_taken =
+      (uint32_t)taken >= low && (uint32_t)taken < high ? ((uint32_t)taken - low + span - start) % span : span;
   if (n >= at_taken) n++;
   return (int32_t)(low + (start + n) % span);
 }
 
-uint32_t rvt_oracle_accepted(const struct rvt_choice *c, uint32_t drafted)
-{
+uint32_t rvt_oracle_accepted(const struct rvt_choice *c, uint32_t drafted) {
   need_config();
   uint32_t accepted = 0;
   while (accepted < drafted) {

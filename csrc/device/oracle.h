@@ -9,28 +9,28 @@
 /* What is known about one request. Filled by the observer (revati_observe_request), or derived from device
  * buffers by the semantics of the framework's kernels when the observer is off. */
 struct rvt_request {
-  uint64_t id_hash;        /* of the framework's request id; 0 = not announced */
-  uint64_t key;            /* identity for token values: prompt, seed, sample index */
+  uint64_t id_hash; /* of the framework's request id; 0 = not announced */
+  uint64_t key;     /* identity for token values: prompt, seed, sample index */
   uint32_t prompt_tokens;
   uint32_t min_tokens;
-  int32_t eos;             /* -1 unknown, -2 none */
-  uint32_t avoid_count;    /* EOS and stop ids that must not appear by chance */
+  int32_t eos;          /* -1 unknown, -2 none */
+  uint32_t avoid_count; /* EOS and stop ids that must not appear by chance */
   int32_t avoid[RVT_MAX_AVOID];
-  int32_t length;          /* output tokens, the last one EOS; -1 = no end of its own */
-  const int32_t *text;     /* replayed output, NULL = generated */
+  int32_t length;      /* output tokens, the last one EOS; -1 = no end of its own */
+  const int32_t *text; /* replayed output, NULL = generated */
   uint32_t text_count;
-  uint32_t allowed_count;  /* allowed_token_ids of the request, 0 = all */
+  uint32_t allowed_count; /* allowed_token_ids of the request, 0 = all */
   int32_t *allowed;
 };
 
 /* One token to choose. */
 struct rvt_choice {
   const struct rvt_request *request; /* never NULL */
-  uint32_t output_index;   /* 0 = first token after the prompt */
-  uint32_t vocab;          /* 0 = unknown */
-  const uint32_t *mask;    /* grammar bitmask, bit set = allowed; NULL = all */
+  uint32_t output_index;             /* 0 = first token after the prompt */
+  uint32_t vocab;                    /* 0 = unknown */
+  const uint32_t *mask;              /* grammar bitmask, bit set = allowed; NULL = all */
   uint32_t mask_words;
-  const int32_t *allowed;  /* allowed_token_ids of the request; NULL = all */
+  const int32_t *allowed; /* allowed_token_ids of the request; NULL = all */
   uint32_t allowed_count;
 };
 

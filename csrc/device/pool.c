@@ -224,8 +224,12 @@ RVT_API int cudaMemPoolTrimTo(struct rvt_pool *p, size_t keep) {
   rvt_pool_trim(p, keep);
   return RVT_OK;
 }
-RVT_API int cudaMemPoolGetAttribute(struct rvt_pool *p, int attribute, void *value) { return rvt_rt(rvt_pool_get(p, attribute, value)); }
-RVT_API int cudaMemPoolSetAttribute(struct rvt_pool *p, int attribute, void *value) { return rvt_rt(rvt_pool_set(p, attribute, value)); }
+RVT_API int cudaMemPoolGetAttribute(struct rvt_pool *p, int attribute, void *value) {
+  return rvt_rt(rvt_pool_get(p, attribute, value));
+}
+RVT_API int cudaMemPoolSetAttribute(struct rvt_pool *p, int attribute, void *value) {
+  return rvt_rt(rvt_pool_set(p, attribute, value));
+}
 RVT_RECORDED int cudaMemPoolSetAccess(struct rvt_pool *p, const void *list, size_t n) { return RVT_OK; }
 RVT_API int cudaMemPoolGetAccess(int *flags, struct rvt_pool *p, const void *location) {
   *flags = 3; /* read and write */
@@ -234,17 +238,25 @@ RVT_API int cudaMemPoolGetAccess(int *flags, struct rvt_pool *p, const void *loc
 
 /* ---- driver ------------------------------------------------------------------------------------------------- */
 
-RVT_API int cuMemAllocAsync(uint64_t *out, size_t bytes, void *stream) { return cudaMallocAsync((void **)out, bytes, stream); }
+RVT_API int cuMemAllocAsync(uint64_t *out, size_t bytes, void *stream) {
+  return cudaMallocAsync((void **)out, bytes, stream);
+}
 RVT_API int cuMemAllocFromPoolAsync(uint64_t *out, size_t bytes, struct rvt_pool *p, void *stream) {
   return cudaMallocFromPoolAsync((void **)out, bytes, p, stream);
 }
 RVT_API int cuMemFreeAsync(uint64_t p, void *stream) { return cudaFreeAsync((void *)p, stream); }
-RVT_API int cuDeviceGetDefaultMemPool(struct rvt_pool **out, int device) { return cudaDeviceGetDefaultMemPool(out, device); }
+RVT_API int cuDeviceGetDefaultMemPool(struct rvt_pool **out, int device) {
+  return cudaDeviceGetDefaultMemPool(out, device);
+}
 RVT_API int cuDeviceGetMemPool(struct rvt_pool **out, int device) { return cudaDeviceGetMemPool(out, device); }
 RVT_API int cuDeviceSetMemPool(int device, struct rvt_pool *p) { return cudaDeviceSetMemPool(device, p); }
 RVT_API int cuMemPoolCreate(struct rvt_pool **out, const int *props) { return cudaMemPoolCreate(out, props); }
 RVT_API int cuMemPoolDestroy(struct rvt_pool *p) { return cudaMemPoolDestroy(p); }
 RVT_API int cuMemPoolTrimTo(struct rvt_pool *p, size_t keep) { return cudaMemPoolTrimTo(p, keep); }
-RVT_API int cuMemPoolGetAttribute(struct rvt_pool *p, int attribute, void *value) { return rvt_pool_get(p, attribute, value); }
-RVT_API int cuMemPoolSetAttribute(struct rvt_pool *p, int attribute, void *value) { return rvt_pool_set(p, attribute, value); }
+RVT_API int cuMemPoolGetAttribute(struct rvt_pool *p, int attribute, void *value) {
+  return rvt_pool_get(p, attribute, value);
+}
+RVT_API int cuMemPoolSetAttribute(struct rvt_pool *p, int attribute, void *value) {
+  return rvt_pool_set(p, attribute, value);
+}
 RVT_RECORDED int cuMemPoolSetAccess(struct rvt_pool *p, const void *list, size_t n) { return RVT_OK; }

@@ -180,7 +180,8 @@ static bool keep_ids(struct kept_batch *k, const char *const *ids, uint32_t n) {
 
 /* The batch that the framework executes from now on: one entry per sequence, ids may be NULL. n = 0 clears it.
  * Returns 0, or -1 when the batch cannot be kept. */
-RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded_tokens, const char *const *ids) {
+RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded_tokens,
+                                 const char *const *ids) {
   if (n > MAX_SEQS || (n && !seqs)) return -1;
   if (n == 0) {
     atomic_store(&current, &no_batch);
@@ -193,8 +194,12 @@ RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_
     uint32_t tokens = 0;
     for (uint32_t i = 0; i < n; i++) tokens += seqs[i].q_len;
     uint64_t hash = rvt_mix(rvt_hash_bytes(seqs, n * sizeof *seqs), padded_tokens);
-    k->batch = (struct rvt_batch){.nseq = n, .padded = padded_tokens, .tokens = tokens, .hash = hash ? hash : 1,
-                                  .seqs = k->seqs, .ids = ids ? k->ids : NULL};
+    k->batch = (struct rvt_batch){.nseq = n,
+                                  .padded = padded_tokens,
+                                  .tokens = tokens,
+                                  .hash = hash ? hash : 1,
+                                  .seqs = k->seqs,
+                                  .ids = ids ? k->ids : NULL};
     atomic_store_explicit(&current, &k->batch, memory_order_release);
   }
   pthread_mutex_unlock(&batch_lock);

@@ -33,10 +33,13 @@ static int look_up(const char *name, void **out, int version, int *status) {
 RVT_API int cuGetProcAddress_v2(const char *name, void **out, int version, uint64_t flags, int *status) {
   return look_up(name, out, version, status);
 }
-RVT_API int cuGetProcAddress(const char *name, void **out, int version, uint64_t flags) { return look_up(name, out, version, NULL); }
+RVT_API int cuGetProcAddress(const char *name, void **out, int version, uint64_t flags) {
+  return look_up(name, out, version, NULL);
+}
 
 /* The runtime answers success with a NULL pointer where the driver says "not found". */
-RVT_API int cudaGetDriverEntryPointByVersion(const char *name, void **out, unsigned version, unsigned long long flags, int *status) {
+RVT_API int cudaGetDriverEntryPointByVersion(const char *name, void **out, unsigned version, unsigned long long flags,
+                                             int *status) {
   int rc = look_up(name, out, (int)version, status);
   if (rc == RVT_E_NOT_FOUND) return status ? RVT_OK : rvt_rt(RVT_E_NOT_FOUND);
   return rvt_rt(rc);

@@ -7,14 +7,13 @@
 #include "device/semantics.h"
 
 static const struct rvt_entry *const tables[] = {
-    rvt_entries_vllm, rvt_entries_vllm_sample, rvt_entries_flashinfer, rvt_entries_torch, rvt_entries_torch_topk,
-    rvt_entries_readers,
+    rvt_entries_vllm,  rvt_entries_vllm_sample, rvt_entries_flashinfer,
+    rvt_entries_torch, rvt_entries_torch_topk,  rvt_entries_readers,
 };
 
 /* Matches the remaining letters against the remaining parameters; prefers what is present over what is left
  * out. Signatures are short, the search is small. */
-static bool bind(const char *signature, const struct rvt_param *params, int count, int next, int8_t *at, bool wide)
-{
+static bool bind(const char *signature, const struct rvt_param *params, int count, int next, int8_t *at, bool wide) {
   if (!*signature) return next == count;
   bool pointer = *signature == 'P' || *signature == 'Q';
   if (next < count) {
@@ -31,8 +30,7 @@ static bool bind(const char *signature, const struct rvt_param *params, int coun
 
 /* Triton passes an integer in 4 bytes unless it does not fit. One of 8 bytes looks like a pointer, so a reading with
  * 4-byte integers only is tried first. */
-static bool bind_signature(struct rvt_bound *bound, const char *signature, const struct rvt_kernel *kernel)
-{
+static bool bind_signature(struct rvt_bound *bound, const char *signature, const struct rvt_kernel *kernel) {
   if (!signature) return false;
   bound->args = (uint8_t)strlen(signature);
   /* Triton appends two scratch pointers; older releases one or none. */
@@ -45,14 +43,12 @@ static bool bind_signature(struct rvt_bound *bound, const char *signature, const
   return false;
 }
 
-static bool matches(const struct rvt_entry *entry, const struct rvt_kernel *kernel)
-{
+static bool matches(const struct rvt_entry *entry, const struct rvt_kernel *kernel) {
   bool named = entry->anywhere ? strstr(kernel->name, entry->pattern) != NULL : !strcmp(kernel->name, entry->pattern);
   return named && (!entry->accept || entry->accept(kernel));
 }
 
-const struct rvt_semantic *rvt_registry_find(const struct rvt_kernel *kernel)
-{
+const struct rvt_semantic *rvt_registry_find(const struct rvt_kernel *kernel) {
   for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
     for (const struct rvt_entry *entry = tables[t]; entry->pattern; entry++) {
       if (!matches(entry, kernel)) continue;
@@ -82,9 +78,11 @@ const struct rvt_semantic *rvt_registry_find(const struct rvt_kernel *kernel)
 }
 
 /* Grows only; mapped directly, because emulation runs inside launches, where malloc may be the caller's. */
-void *rvt_scratch(int slot, size_t n)
-{
-  static __thread struct { void *p; size_t n; } scratch[8];
+void *rvt_scratch(int slot, size_t n) {
+  static __thread struct {
+    void *p;
+    size_t n;
+  } scratch[8];
   if (RVT_UNLIKELY(scratch[slot].n < n)) {
     size_t bytes = (n * 2 + 0xFFFF) & ~(size_t)0xFFFF;
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

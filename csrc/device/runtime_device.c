@@ -3,10 +3,10 @@
 
 #include "device/attributes.h"
 
-#define CHECK_ORDINAL(d)                                     \
-  do {                                                       \
-    int rc_ = rvt_init();                                    \
-    if (rc_) return rvt_rt(rc_);                             \
+#define CHECK_ORDINAL(d)                                            \
+  do {                                                              \
+    int rc_ = rvt_init();                                           \
+    if (rc_) return rvt_rt(rc_);                                    \
     if (!rvt_valid_ordinal(d)) return rvt_rt(RVT_E_INVALID_DEVICE); \
   } while (0)
 
@@ -168,7 +168,8 @@ RVT_API int cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
 RVT_API int cudaDeviceDisablePeerAccess(int peer) {
   CHECK_ORDINAL(peer);
   struct rvt_device *d = rvt_dev(rvt_t.device);
-  if (!(__atomic_fetch_and(&d->peers, ~(1u << peer), __ATOMIC_RELAXED) >> peer & 1)) return rvt_rt(RVT_E_PEER_NOT_ENABLED);
+  if (!(__atomic_fetch_and(&d->peers, ~(1u << peer), __ATOMIC_RELAXED) >> peer & 1))
+    return rvt_rt(RVT_E_PEER_NOT_ENABLED);
   return RVT_OK;
 }
 

@@ -5,8 +5,8 @@
 
 #include "device/graph_api.h"
 
-#define STREAM(s, handle)                                  \
-  struct rvt_stream *s = rvt_stream_resolve(handle);       \
+#define STREAM(s, handle)                            \
+  struct rvt_stream *s = rvt_stream_resolve(handle); \
   if (RVT_UNLIKELY(!s)) return rvt_rt(RVT_E_INVALID_HANDLE)
 
 /* ---- capture ----------------------------------------------------------------------------------------------- */
@@ -57,13 +57,15 @@ RVT_API int cudaStreamGetCaptureInfo(void *stream, int *status, unsigned long lo
   if (edges) *edges = NULL;
   return rvt_rt(rvt_capture_info(s, status, id, graph, deps, n));
 }
-RVT_API int cudaStreamUpdateCaptureDependencies(void *stream, struct rvt_node **deps, uintptr_t a, uintptr_t b, uintptr_t c) {
+RVT_API int cudaStreamUpdateCaptureDependencies(void *stream, struct rvt_node **deps, uintptr_t a, uintptr_t b,
+                                                uintptr_t c) {
   STREAM(s, stream);
   /* 13: (deps, edges, n, flags); 12: (deps, n, flags) */
   bool thirteen = rvt_cuda_major() >= 13;
   return rvt_rt(rvt_capture_update_deps(s, deps, (uint32_t)(thirteen ? b : a), (unsigned)(thirteen ? c : b)));
 }
-RVT_API int cudaStreamUpdateCaptureDependencies_v2(void *stream, struct rvt_node **deps, const void *edges, size_t n, unsigned flags) {
+RVT_API int cudaStreamUpdateCaptureDependencies_v2(void *stream, struct rvt_node **deps, const void *edges, size_t n,
+                                                   unsigned flags) {
   STREAM(s, stream);
   return rvt_rt(rvt_capture_update_deps(s, deps, (uint32_t)n, flags));
 }
@@ -84,8 +86,12 @@ RVT_API int cudaGraphClone(struct rvt_graph **out, struct rvt_graph *g) {
   *out = rvt_graph_clone(g);
   return rvt_rt(*out ? RVT_OK : RVT_E_OUT_OF_MEMORY);
 }
-RVT_API int cudaGraphGetNodes(struct rvt_graph *g, struct rvt_node **out, size_t *n) { return rvt_rt(rvt_graph_nodes(g, out, n)); }
-RVT_API int cudaGraphGetRootNodes(struct rvt_graph *g, struct rvt_node **out, size_t *n) { return rvt_rt(rvt_graph_roots(g, out, n)); }
+RVT_API int cudaGraphGetNodes(struct rvt_graph *g, struct rvt_node **out, size_t *n) {
+  return rvt_rt(rvt_graph_nodes(g, out, n));
+}
+RVT_API int cudaGraphGetRootNodes(struct rvt_graph *g, struct rvt_node **out, size_t *n) {
+  return rvt_rt(rvt_graph_roots(g, out, n));
+}
 RVT_API int cudaGraphNodeGetType(struct rvt_node *node, int *type) {
   if (!rvt_node_valid(node)) return rvt_rt(RVT_E_INVALID_VALUE);
   *type = node->type;
@@ -101,13 +107,16 @@ RVT_API int cudaGraphNodeGetDependencies_v2(struct rvt_node *node, struct rvt_no
 RVT_API int cudaGraphGetEdges(struct rvt_graph *g, struct rvt_node **from, struct rvt_node **to, void *a, size_t *b) {
   return rvt_rt(rvt_graph_edges(g, from, to, rvt_cuda_major() >= 13 ? b : a));
 }
-RVT_API int cudaGraphGetEdges_v2(struct rvt_graph *g, struct rvt_node **from, struct rvt_node **to, void *edges, size_t *n) {
+RVT_API int cudaGraphGetEdges_v2(struct rvt_graph *g, struct rvt_node **from, struct rvt_node **to, void *edges,
+                                 size_t *n) {
   return rvt_rt(rvt_graph_edges(g, from, to, n));
 }
-RVT_API int cudaGraphAddDependencies(struct rvt_graph *g, struct rvt_node **from, struct rvt_node **to, uintptr_t a, size_t b) {
+RVT_API int cudaGraphAddDependencies(struct rvt_graph *g, struct rvt_node **from, struct rvt_node **to, uintptr_t a,
+                                     size_t b) {
   return rvt_rt(rvt_graph_add_edges(g, from, to, rvt_cuda_major() >= 13 ? b : a));
 }
-RVT_API int cudaGraphAddDependencies_v2(struct rvt_graph *g, struct rvt_node **from, struct rvt_node **to, const void *edges, size_t n) {
+RVT_API int cudaGraphAddDependencies_v2(struct rvt_graph *g, struct rvt_node **from, struct rvt_node **to,
+                                        const void *edges, size_t n) {
   return rvt_rt(rvt_graph_add_edges(g, from, to, n));
 }
 RVT_API int cudaGraphAddEmptyNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps, size_t n) {
@@ -116,7 +125,9 @@ RVT_API int cudaGraphAddEmptyNode(struct rvt_node **out, struct rvt_graph *g, st
 RVT_API int cudaGraphAddKernelNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps, size_t n,
                                    const struct rvt_runtime_kernel_params *p) {
   int rc = rvt_enter();
-  return rvt_rt(rc ? rc : rvt_graph_add_kernel(g, deps, n, rvt_kernel_of_handle(p->func), p->grid, p->block, p->shared_bytes, p->params, out));
+  return rvt_rt(rc ? rc
+                   : rvt_graph_add_kernel(g, deps, n, rvt_kernel_of_handle(p->func), p->grid, p->block, p->shared_bytes,
+                                          p->params, out));
 }
 RVT_API int cudaGraphAddHostNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps, size_t n,
                                  const struct rvt_host_params *p) {
@@ -132,25 +143,30 @@ RVT_API int cudaGraphAddMemsetNode(struct rvt_node **out, struct rvt_graph *g, s
   int rc = rvt_enter();
   return rvt_rt(rc ? rc : rvt_graph_add_memset(g, deps, n, p, out));
 }
-RVT_API int cudaGraphAddEventRecordNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps, size_t n, void *event) {
+RVT_API int cudaGraphAddEventRecordNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps,
+                                        size_t n, void *event) {
   return rvt_rt(rvt_graph_add_event(g, RVT_NODE_EVENT_RECORD, deps, n, event, out));
 }
-RVT_API int cudaGraphAddEventWaitNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps, size_t n, void *event) {
+RVT_API int cudaGraphAddEventWaitNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps,
+                                      size_t n, void *event) {
   return rvt_rt(rvt_graph_add_event(g, RVT_NODE_EVENT_WAIT, deps, n, event, out));
 }
-RVT_API int cudaGraphAddChildGraphNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps, size_t n,
-                                       struct rvt_graph *child) {
+RVT_API int cudaGraphAddChildGraphNode(struct rvt_node **out, struct rvt_graph *g, struct rvt_node *const *deps,
+                                       size_t n, struct rvt_graph *child) {
   return rvt_rt(rvt_graph_add_child(g, deps, n, child, out));
 }
 RVT_API int cudaGraphKernelNodeGetParams(struct rvt_node *node, struct rvt_runtime_kernel_params *out) {
-  if (!rvt_node_valid(node) || node->type != RVT_NODE_KERNEL || !node->launch.kernel) return rvt_rt(RVT_E_INVALID_VALUE);
-  *out = (struct rvt_runtime_kernel_params){.func = (void *)node->launch.kernel, .shared_bytes = node->launch.shared_bytes, .params = node->params};
+  if (!rvt_node_valid(node) || node->type != RVT_NODE_KERNEL || !node->launch.kernel)
+    return rvt_rt(RVT_E_INVALID_VALUE);
+  *out = (struct rvt_runtime_kernel_params){
+      .func = (void *)node->launch.kernel, .shared_bytes = node->launch.shared_bytes, .params = node->params};
   memcpy(out->grid, node->launch.grid, sizeof out->grid);
   memcpy(out->block, node->launch.block, sizeof out->block);
   return RVT_OK;
 }
 RVT_API int cudaGraphKernelNodeSetParams(struct rvt_node *node, const struct rvt_runtime_kernel_params *p) {
-  return rvt_rt(rvt_node_reset_kernel(node, rvt_kernel_of_handle(p->func), p->grid, p->block, p->shared_bytes, p->params));
+  return rvt_rt(
+      rvt_node_reset_kernel(node, rvt_kernel_of_handle(p->func), p->grid, p->block, p->shared_bytes, p->params));
 }
 
 /* ---- executables ------------------------------------------------------------------------------------------- */
@@ -160,8 +176,12 @@ static int instantiate(struct rvt_exec **out, struct rvt_graph *g) {
   if (rc == RVT_OK && (!out || !rvt_graph_valid(g))) rc = RVT_E_INVALID_VALUE;
   return rvt_rt(rc ? rc : rvt_exec_make(g, rvt_t.device, out));
 }
-RVT_API int cudaGraphInstantiate(struct rvt_exec **out, struct rvt_graph *g, unsigned long long flags) { return instantiate(out, g); }
-RVT_API int cudaGraphInstantiateWithFlags(struct rvt_exec **out, struct rvt_graph *g, unsigned long long flags) { return instantiate(out, g); }
+RVT_API int cudaGraphInstantiate(struct rvt_exec **out, struct rvt_graph *g, unsigned long long flags) {
+  return instantiate(out, g);
+}
+RVT_API int cudaGraphInstantiateWithFlags(struct rvt_exec **out, struct rvt_graph *g, unsigned long long flags) {
+  return instantiate(out, g);
+}
 
 struct instantiate_params {
   unsigned long long flags;
@@ -183,7 +203,9 @@ RVT_API int cudaGraphLaunch(struct rvt_exec *e, void *stream) {
   if (!rvt_exec_valid(e)) return rvt_rt(RVT_E_INVALID_VALUE);
   return rvt_rt(rvt_exec_launch(e, s));
 }
-RVT_RECORDED int cudaGraphUpload(struct rvt_exec *e, void *stream) { return rvt_rt(rvt_exec_valid(e) ? RVT_OK : RVT_E_INVALID_VALUE); }
+RVT_RECORDED int cudaGraphUpload(struct rvt_exec *e, void *stream) {
+  return rvt_rt(rvt_exec_valid(e) ? RVT_OK : RVT_E_INVALID_VALUE);
+}
 
 struct update_result {
   int result;
@@ -195,8 +217,10 @@ RVT_API int cudaGraphExecUpdate(struct rvt_exec *e, struct rvt_graph *g, struct 
   if (info) *info = (struct update_result){.result = rc ? 1 : 0};
   return rvt_rt(rc);
 }
-RVT_API int cudaGraphExecKernelNodeSetParams(struct rvt_exec *e, struct rvt_node *node, const struct rvt_runtime_kernel_params *p) {
-  return rvt_rt(rvt_exec_set_kernel(e, node, rvt_kernel_of_handle(p->func), p->grid, p->block, p->shared_bytes, p->params));
+RVT_API int cudaGraphExecKernelNodeSetParams(struct rvt_exec *e, struct rvt_node *node,
+                                             const struct rvt_runtime_kernel_params *p) {
+  return rvt_rt(
+      rvt_exec_set_kernel(e, node, rvt_kernel_of_handle(p->func), p->grid, p->block, p->shared_bytes, p->params));
 }
 
 /* A small dot file with the node types, enough to look at a graph. */

@@ -30,8 +30,8 @@ RVT_RECORDED void __cudaUnregisterFatBinary(void **handle) {}
 RVT_RECORDED char __cudaInitModule(void **handle) { return 1; }
 
 /* Names are literals in the caller's read-only data; a library that is closed unregisters and is not launched. */
-RVT_API void __cudaRegisterFunction(void **handle, const char *host, char *device_fun, const char *name, int thread_limit,
-                                    void *tid, void *bid, void *block, void *grid, int *warp_size) {
+RVT_API void __cudaRegisterFunction(void **handle, const char *host, char *device_fun, const char *name,
+                                    int thread_limit, void *tid, void *bid, void *block, void *grid, int *warp_size) {
   struct rvt_kernel *k = rvt_kernel_make(name, 0, &((struct fat_handle *)handle)->module);
   if (!k) return;
   if (thread_limit > 0) k->max_threads = thread_limit;
@@ -42,7 +42,9 @@ RVT_API void __cudaRegisterFunction(void **handle, const char *host, char *devic
 static struct rvt_symbol *symbols[SYMBOL_SLOTS]; /* chains by hash of the host address */
 static pthread_mutex_t symbol_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static uint32_t symbol_slot(const void *host) { return (uint32_t)((uint64_t)host * 0x9E3779B97F4A7C15ull >> 40) & (SYMBOL_SLOTS - 1); }
+static uint32_t symbol_slot(const void *host) {
+  return (uint32_t)((uint64_t)host * 0x9E3779B97F4A7C15ull >> 40) & (SYMBOL_SLOTS - 1);
+}
 
 RVT_API void __cudaRegisterVar(void **handle, char *host, char *device_address, const char *name, int ext, size_t bytes,
                                int constant, int global) {
@@ -64,7 +66,8 @@ RVT_API void __cudaRegisterManagedVar(void **handle, void **host, char *device_a
 }
 RVT_RECORDED void __cudaRegisterTexture(void **handle, const void *host, const void **device, const char *name, int dim,
                                         int norm, int ext) {}
-RVT_RECORDED void __cudaRegisterSurface(void **handle, const void *host, const void **device, const char *name, int dim, int ext) {}
+RVT_RECORDED void __cudaRegisterSurface(void **handle, const void *host, const void **device, const char *name, int dim,
+                                        int ext) {}
 
 static struct rvt_symbol *find_symbol(const void *host) {
   pthread_mutex_lock(&symbol_lock);
@@ -79,7 +82,8 @@ static struct rvt_symbol *find_symbol(const void *host) {
 RVT_API unsigned __cudaPushCallConfiguration(struct dim3 grid, struct dim3 block, size_t shared_bytes, void *stream) {
   struct rvt_thread *t = &rvt_t;
   if (t->config_depth >= (int)(sizeof t->config / sizeof *t->config)) return RVT_E_INVALID_VALUE;
-  t->config[t->config_depth++] = (struct rvt_call_config){{grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, stream};
+  t->config[t->config_depth++] =
+      (struct rvt_call_config){{grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, stream};
   return 0;
 }
 
@@ -120,7 +124,8 @@ RVT_API int __cudaGetKernel(void **out, const void *func) {
 RVT_API int cudaGetKernel(void **out, const void *func) { return __cudaGetKernel(out, func); }
 RVT_API int cudaGetFuncBySymbol(void **out, const void *func) { return __cudaGetKernel(out, func); }
 
-RVT_API int __cudaLaunchKernel(void *kernel, struct dim3 grid, struct dim3 block, void **params, size_t shared_bytes, void *stream) {
+RVT_API int __cudaLaunchKernel(void *kernel, struct dim3 grid, struct dim3 block, void **params, size_t shared_bytes,
+                               void *stream) {
   const struct rvt_kernel *k = kernel;
   return launch(k && k->magic == RVT_MAGIC_KERNEL ? k : NULL, grid, block, params, shared_bytes, stream);
 }
@@ -150,10 +155,14 @@ RVT_API int cudaFuncGetAttributes(struct func_attributes *out, const void *func)
   struct rvt_kernel *k = rvt_kernel_of_handle(func);
   if (rc || !out || !k) return rvt_rt(rc ? rc : !out ? RVT_E_INVALID_VALUE : RVT_E_INVALID_DEVICE_FUNCTION);
   rvt_kernel_resolve(k);
-  *out = (struct func_attributes){.shared_bytes = (size_t)k->static_shared_bytes, .const_bytes = (size_t)k->const_bytes,
-                                  .local_bytes = (size_t)k->local_bytes, .max_threads = k->max_threads,
-                                  .registers = k->registers, .ptx_version = k->ptx_version,
-                                  .binary_version = k->binary_version, .carveout = -1,
+  *out = (struct func_attributes){.shared_bytes = (size_t)k->static_shared_bytes,
+                                  .const_bytes = (size_t)k->const_bytes,
+                                  .local_bytes = (size_t)k->local_bytes,
+                                  .max_threads = k->max_threads,
+                                  .registers = k->registers,
+                                  .ptx_version = k->ptx_version,
+                                  .binary_version = k->binary_version,
+                                  .carveout = -1,
                                   .max_dynamic_shared = rvt_max_dynamic_shared(k)};
   return RVT_OK;
 }
@@ -179,7 +188,8 @@ RVT_API int cudaFuncGetParamInfo(const void *func, size_t index, size_t *offset,
   return rvt_rt(rvt_func_param(k, index, offset, bytes));
 }
 
-RVT_API int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *out, const void *func, int threads, size_t shared, unsigned flags) {
+RVT_API int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *out, const void *func, int threads,
+                                                                   size_t shared, unsigned flags) {
   struct rvt_kernel *k = rvt_kernel_of_handle(func);
   int rc = rvt_enter();
   if (rc || !k || !out) return rvt_rt(rc ? rc : !k ? RVT_E_INVALID_DEVICE_FUNCTION : RVT_E_INVALID_VALUE);
@@ -238,7 +248,8 @@ RVT_API int cudaMemcpyToSymbol(const void *symbol, const void *from, size_t n, s
   int rc = symbol_address(symbol, &addr, NULL);
   return rvt_rt(rc ? rc : rvt_copy(addr + offset, (uint64_t)from, n, rvt_default_stream(), true));
 }
-RVT_API int cudaMemcpyToSymbolAsync(const void *symbol, const void *from, size_t n, size_t offset, int kind, void *stream) {
+RVT_API int cudaMemcpyToSymbolAsync(const void *symbol, const void *from, size_t n, size_t offset, int kind,
+                                    void *stream) {
   uint64_t addr;
   int rc = symbol_address(symbol, &addr, NULL);
   return rvt_rt(rc ? rc : rvt_copy(addr + offset, (uint64_t)from, n, rvt_stream_resolve(stream), false));

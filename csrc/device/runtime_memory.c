@@ -111,8 +111,10 @@ RVT_API int cudaPointerGetAttributes(struct pointer_attributes *out, const void 
   if (alloc) {
     a = (struct pointer_attributes){.type = 2, .device = alloc->device, .device_pointer = (void *)p};
   } else if (rvt_host_range((uint64_t)p, &base, &bytes, &kind)) {
-    a = (struct pointer_attributes){.type = kind == RVT_ALLOC_MANAGED ? 3 : 1, .device = rvt_t.device,
-                                    .device_pointer = (void *)p, .host_pointer = (void *)p};
+    a = (struct pointer_attributes){.type = kind == RVT_ALLOC_MANAGED ? 3 : 1,
+                                    .device = rvt_t.device,
+                                    .device_pointer = (void *)p,
+                                    .host_pointer = (void *)p};
   }
   memcpy(out, &a, rvt_cuda_major() >= 13 ? sizeof a : offsetof(struct pointer_attributes, reserved));
   return RVT_OK;
@@ -140,7 +142,8 @@ RVT_API int cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int f
   return rvt_rt(rvt_copy((uint64_t)to, (uint64_t)from, n, rvt_stream_resolve(stream), false));
 }
 
-RVT_API int cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height, int kind) {
+RVT_API int cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
+                         int kind) {
   ENTER();
   struct rvt_copy2d c = {(uint64_t)to, to_pitch, (uint64_t)from, from_pitch, width, height};
   return rvt_rt(rvt_copy_2d(&c, rvt_default_stream(), true));
@@ -159,7 +162,8 @@ RVT_API int cudaMemcpyBatchAsync(void *const *to, const void *const *from, const
   ENTER();
   struct rvt_stream *s = rvt_stream_resolve(stream);
   int rc = RVT_OK;
-  for (size_t i = 0; i < count && rc == RVT_OK; i++) rc = rvt_copy((uint64_t)to[i], (uint64_t)from[i], sizes[i], s, false);
+  for (size_t i = 0; i < count && rc == RVT_OK; i++)
+    rc = rvt_copy((uint64_t)to[i], (uint64_t)from[i], sizes[i], s, false);
   return rvt_rt(rc);
 }
 
@@ -180,7 +184,8 @@ RVT_API int cudaMemset2D(void *to, size_t pitch, int value, size_t width, size_t
 
 RVT_API int cudaMemset2DAsync(void *to, size_t pitch, int value, size_t width, size_t height, void *stream) {
   ENTER();
-  return rvt_rt(rvt_fill_2d((uint64_t)to, pitch, (unsigned char)value, 1, width, height, rvt_stream_resolve(stream), false));
+  return rvt_rt(
+      rvt_fill_2d((uint64_t)to, pitch, (unsigned char)value, 1, width, height, rvt_stream_resolve(stream), false));
 }
 
 RVT_RECORDED int cudaMemAdvise(const void *p, size_t n, int advice, ...) { return RVT_OK; }

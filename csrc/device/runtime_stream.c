@@ -10,8 +10,8 @@
   } while (0)
 
 /* The stream behind a handle, or return "invalid resource handle". */
-#define STREAM(s, handle)                                  \
-  struct rvt_stream *s = rvt_stream_resolve(handle);       \
+#define STREAM(s, handle)                            \
+  struct rvt_stream *s = rvt_stream_resolve(handle); \
   if (RVT_UNLIKELY(!s)) return rvt_rt(RVT_E_INVALID_HANDLE)
 
 RVT_API int cudaStreamCreateWithPriority(void **out, unsigned flags, int priority) {
@@ -19,7 +19,9 @@ RVT_API int cudaStreamCreateWithPriority(void **out, unsigned flags, int priorit
   if (!out || flags > 1) return rvt_rt(RVT_E_INVALID_VALUE);
   return rvt_rt(rvt_stream_create(rvt_t.device, flags, priority, (struct rvt_stream **)out));
 }
-RVT_API int cudaStreamCreateWithFlags(void **out, unsigned flags) { return cudaStreamCreateWithPriority(out, flags, 0); }
+RVT_API int cudaStreamCreateWithFlags(void **out, unsigned flags) {
+  return cudaStreamCreateWithPriority(out, flags, 0);
+}
 RVT_API int cudaStreamCreate(void **out) { return cudaStreamCreateWithPriority(out, 0, 0); }
 RVT_API int cudaStreamDestroy(void *stream) { return rvt_rt(rvt_stream_destroy(stream)); }
 

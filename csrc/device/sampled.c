@@ -43,8 +43,7 @@ static struct {
 } constraints[MAX_SLOTS];
 static bool constrained;
 
-void rvt_step_begin(uint32_t rows, const int32_t *slot, const int32_t *seq_lens)
-{
+void rvt_step_begin(uint32_t rows, const int32_t *slot, const int32_t *seq_lens) {
   if (rows > MAX_SLOTS) rows = MAX_SLOTS;
   memcpy(step.slot, slot, rows * sizeof *slot);
   memcpy(step.seq_len, seq_lens, rows * sizeof *seq_lens);
@@ -53,22 +52,19 @@ void rvt_step_begin(uint32_t rows, const int32_t *slot, const int32_t *seq_lens)
   constrained = false;
 }
 
-void rvt_step_prompt(int32_t slot, uint64_t token_ids_addr, uint32_t prompt_tokens)
-{
+void rvt_step_prompt(int32_t slot, uint64_t token_ids_addr, uint32_t prompt_tokens) {
   if (slot < 0 || slot >= MAX_SLOTS) return;
   slots[slot].token_ids_addr = token_ids_addr;
   slots[slot].prompt_tokens = prompt_tokens;
   slots[slot].stale = true;
 }
 
-void rvt_step_sampling(uint64_t seeds_addr, uint64_t temperature_addr)
-{
+void rvt_step_sampling(uint64_t seeds_addr, uint64_t temperature_addr) {
   step.seeds_addr = seeds_addr;
   step.temperature_addr = temperature_addr;
 }
 
-static void constrain(void)
-{
+static void constrain(void) {
   const struct rvt_batch *batch = rvt_batch_current();
   if (constrained && batch != constrained_batch) serial++;
   constrained_batch = batch;
@@ -76,8 +72,7 @@ static void constrain(void)
 }
 
 /* Grows geometrically; kept for the life of the process. */
-static void *keep(void *old, uint32_t *room, uint32_t wanted, size_t element)
-{
+static void *keep(void *old, uint32_t *room, uint32_t wanted, size_t element) {
   static char *arena;
   static size_t left;
   if (old && *room >= wanted) return old;
@@ -97,8 +92,7 @@ static void *keep(void *old, uint32_t *room, uint32_t wanted, size_t element)
   return p;
 }
 
-void rvt_step_mask(uint32_t row, const uint32_t *mask, uint32_t words)
-{
+void rvt_step_mask(uint32_t row, const uint32_t *mask, uint32_t words) {
   static uint32_t room[MAX_SLOTS];
   if (row >= MAX_SLOTS) return;
   uint32_t word = 0;
@@ -112,8 +106,7 @@ void rvt_step_mask(uint32_t row, const uint32_t *mask, uint32_t words)
   constraints[row].mask_serial = serial;
 }
 
-void rvt_step_allowed(uint32_t row, const int32_t *ids, uint32_t count)
-{
+void rvt_step_allowed(uint32_t row, const int32_t *ids, uint32_t count) {
   static uint32_t room[MAX_SLOTS];
   if (row >= MAX_SLOTS) return;
   constrain();
@@ -125,8 +118,7 @@ void rvt_step_allowed(uint32_t row, const int32_t *ids, uint32_t count)
 }
 
 /* The request of a slot, from its prompt in memory; random sampling mixes in the slot's seed. */
-static const struct rvt_request *slot_request(int32_t index)
-{
+static const struct rvt_request *slot_request(int32_t index) {
   struct slot *slot = &slots[index];
   if (slot->stale) {
     int32_t *prompt = rvt_scratch(7, slot->prompt_tokens * sizeof *prompt + 8);
@@ -142,8 +134,7 @@ static const struct rvt_request *slot_request(int32_t index)
   return &slot->request;
 }
 
-void rvt_step_minimum(int32_t index, uint32_t min_len, const int32_t *stops, uint32_t count)
-{
+void rvt_step_minimum(int32_t index, uint32_t min_len, const int32_t *stops, uint32_t count) {
   if (index < 0 || index >= MAX_SLOTS || !slots[index].token_ids_addr) return;
   slot_request(index);
   struct rvt_request *request = &slots[index].request;
@@ -153,15 +144,13 @@ void rvt_step_minimum(int32_t index, uint32_t min_len, const int32_t *stops, uin
 }
 
 /* A row that nobody can name (warm-up steps): its number is its identity. */
-static const struct rvt_request *nameless(uint32_t row)
-{
+static const struct rvt_request *nameless(uint32_t row) {
   static struct rvt_request request;
   request = (struct rvt_request){.key = row, .eos = -1, .length = -1};
   return &request;
 }
 
-struct rvt_choice rvt_row_choice(uint32_t row, uint32_t vocab)
-{
+struct rvt_choice rvt_row_choice(uint32_t row, uint32_t vocab) {
   struct rvt_choice choice = {.vocab = vocab};
   const struct rvt_batch *batch = rvt_batch_current();
   const struct rvt_request *request = NULL;
@@ -192,8 +181,7 @@ struct rvt_choice rvt_row_choice(uint32_t row, uint32_t vocab)
   return choice;
 }
 
-const int32_t *rvt_sample_rows(uint32_t rows, uint32_t vocab, uint64_t where)
-{
+const int32_t *rvt_sample_rows(uint32_t rows, uint32_t vocab, uint64_t where) {
   if (rows > MAX_SLOTS) rows = MAX_SLOTS;
   for (uint32_t row = 0; row < rows; row++) {
     struct rvt_choice choice = rvt_row_choice(row, vocab);
@@ -208,8 +196,7 @@ const struct rvt_sampled *rvt_sampled(void) { return &last; }
 
 /* A copy to the host of bytes that nothing wrote: when it has the size of the tokens just sampled, and nothing
  * else was recognised on the way, these are they. */
-bool rvt_oracle_read(uint64_t addr, void *out, size_t n)
-{
+bool rvt_oracle_read(uint64_t addr, void *out, size_t n) {
   if (last.rows == 0) return false;
   if (n == 8ull * last.rows) {
     for (uint32_t i = 0; i < last.rows; i++) ((int64_t *)out)[i] = last.tokens[i];

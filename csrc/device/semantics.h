@@ -14,16 +14,16 @@
 /* One registry entry. `pattern`: a kernel whose name equals it, or, with `anywhere`, contains it.
  *
  * `signature` is for Triton kernels: one letter per Python parameter that is not a constexpr: P pointer,
- * Q pointer that may be None, I integer, J integer that is never 1 (a row of logits, a vocabulary). Triton leaves out pointers that are None and integers that equal 1, so
- * the parameters that arrive are matched against the signature by their sizes in the cubin. `second` is an
- * alternative signature, for kernels that change a parameter's type. */
+ * Q pointer that may be None, I integer, J integer that is never 1 (a row of logits, a vocabulary). Triton leaves out
+ * pointers that are None and integers that equal 1, so the parameters that arrive are matched against the signature by
+ * their sizes in the cubin. `second` is an alternative signature, for kernels that change a parameter's type. */
 struct rvt_entry {
   const char *pattern;
   bool anywhere;
   rvt_semantic_fn fn; /* NULL: no effect that the host can see, and nothing is forgotten */
   const char *signature, *second;
   bool (*accept)(const struct rvt_kernel *kernel); /* NULL: by name alone */
-  uint8_t param_count;         /* C++ kernels: sizes of the parameters, for the copy at graph capture */
+  uint8_t param_count; /* C++ kernels: sizes of the parameters, for the copy at graph capture */
   const uint16_t *param_bytes;
 };
 
@@ -33,23 +33,20 @@ struct rvt_bound {
   const struct rvt_entry *entry;
   int8_t at[RVT_MAX_ARGS]; /* parameter number, -1 = left out */
   uint8_t args;
-  bool matched;            /* false: the layout does not fit the signature */
-  bool second;             /* matched the second signature */
+  bool matched; /* false: the layout does not fit the signature */
+  bool second;  /* matched the second signature */
 };
 
-static inline const struct rvt_bound *rvt_bound(const struct rvt_launch *l)
-{
+static inline const struct rvt_bound *rvt_bound(const struct rvt_launch *l) {
   return (const struct rvt_bound *)(const void *)l->kernel->semantic;
 }
 
 /* Argument by position in the signature: pointers left out are 0, integers left out are 1. */
-static inline uint64_t rvt_arg_ptr(const struct rvt_launch *l, int i)
-{
+static inline uint64_t rvt_arg_ptr(const struct rvt_launch *l, int i) {
   int at = rvt_bound(l)->at[i];
   return at < 0 ? 0 : rvt_param_u64(l, at);
 }
-static inline int64_t rvt_arg_int(const struct rvt_launch *l, int i)
-{
+static inline int64_t rvt_arg_int(const struct rvt_launch *l, int i) {
   int at = rvt_bound(l)->at[i];
   if (at < 0) return 1;
   uint64_t v = rvt_param_u64(l, at);
@@ -67,9 +64,9 @@ extern const struct rvt_entry rvt_entries_vllm[], rvt_entries_vllm_sample[], rvt
 
 /* ---- the tokens of the sampling step in progress (sampled.c) -------------------------------------------- */
 
-/* Chooses the tokens of a sampling step: row r belongs to the r-th sequence of the step. Kept until the next step, so that
- * whatever copies, casts or gathers them on the device can be answered. `where`: device buffer that holds or
- * will be reduced to them, 0 = none. */
+/* Chooses the tokens of a sampling step: row r belongs to the r-th sequence of the step. Kept until the next step, so
+ * that whatever copies, casts or gathers them on the device can be answered. `where`: device buffer that holds or will
+ * be reduced to them, 0 = none. */
 const int32_t *rvt_sample_rows(uint32_t rows, uint32_t vocab, uint64_t where);
 
 /* The tokens chosen last. */

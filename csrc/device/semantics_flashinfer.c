@@ -9,8 +9,7 @@ struct layout {
   uint8_t output, valid, vocab;
 };
 
-static enum rvt_semantic_result sample(const struct rvt_launch *l, struct layout at)
-{
+static enum rvt_semantic_result sample(const struct rvt_launch *l, struct layout at) {
   uint32_t rows = l->grid[0];
   uint32_t vocab = *(const uint32_t *)l->params[at.vocab];
   uint64_t output = *(const uint64_t *)l->params[at.output];
@@ -37,10 +36,7 @@ static enum rvt_semantic_result from_probs(const struct rvt_launch *l) { return 
 static enum rvt_semantic_result top_k(const struct rvt_launch *l) { return sample(l, (struct layout){1, 2, 6}); }
 static enum rvt_semantic_result top_p(const struct rvt_launch *l) { return sample(l, (struct layout){1, 2, 6}); }
 static enum rvt_semantic_result min_p(const struct rvt_launch *l) { return sample(l, (struct layout){2, 3, 6}); }
-static enum rvt_semantic_result top_k_top_p(const struct rvt_launch *l)
-{
-  return sample(l, (struct layout){3, 4, 8});
-}
+static enum rvt_semantic_result top_k_top_p(const struct rvt_launch *l) { return sample(l, (struct layout){3, 4, 8}); }
 
 static const uint16_t from_logits_bytes[] = {8, 8, 8, 4, 8, 8, 8, 8};
 static const uint16_t from_probs_bytes[] = {8, 8, 8, 8, 4, 8, 8, 8, 8};

@@ -23,57 +23,69 @@
 /* c10::ScalarType */
 enum { BYTE = 0, CHAR = 1, SHORT = 2, INT = 3, LONG = 4, HALF = 5, FLOAT = 6, DOUBLE = 7, BOOL = 11, BFLOAT16 = 15 };
 
-static unsigned scalar_bytes(int type)
-{
+static unsigned scalar_bytes(int type) {
   switch (type) {
-    case BYTE: case CHAR: case BOOL: return 1;
-    case SHORT: case HALF: case BFLOAT16: return 2;
-    case INT: case FLOAT: return 4;
-    case LONG: case DOUBLE: return 8;
-    default: return 0;
+  case BYTE:
+  case CHAR:
+  case BOOL: return 1;
+  case SHORT:
+  case HALF:
+  case BFLOAT16: return 2;
+  case INT:
+  case FLOAT: return 4;
+  case LONG:
+  case DOUBLE: return 8;
+  default: return 0;
   }
 }
 
 /* ScalarType of a mangled C++ type; -1 = another. */
-static int scalar_of(const char *mangled)
-{
+static int scalar_of(const char *mangled) {
   switch (*mangled) {
-    case 'h': return BYTE;
-    case 'a': return CHAR;
-    case 's': return SHORT;
-    case 'i': case 'j': return INT;
-    case 'l': case 'm': return LONG;
-    case 'f': return FLOAT;
-    case 'd': return DOUBLE;
-    case 'b': return BOOL;
-    default: break;
+  case 'h': return BYTE;
+  case 'a': return CHAR;
+  case 's': return SHORT;
+  case 'i':
+  case 'j': return INT;
+  case 'l':
+  case 'm': return LONG;
+  case 'f': return FLOAT;
+  case 'd': return DOUBLE;
+  case 'b': return BOOL;
+  default: break;
   }
   if (!strncmp(mangled, "N3c108BFloat16E", 15)) return BFLOAT16;
   if (!strncmp(mangled, "N3c104HalfE", 11)) return HALF;
   return -1;
 }
 
-static int scalar_after(const char *name, const char *marker)
-{
+static int scalar_after(const char *name, const char *marker) {
   const char *at = strstr(name, marker);
   return at ? scalar_of(at + strlen(marker)) : -1;
 }
 
-static double to_number(const void *value, int type)
-{
+static double to_number(const void *value, int type) {
   switch (type) {
-    case BYTE: case BOOL: return *(const uint8_t *)value;
-    case CHAR: return *(const int8_t *)value;
-    case SHORT: return *(const int16_t *)value;
-    case INT: return *(const int32_t *)value;
-    case FLOAT: { float f; memcpy(&f, value, 4); return f; }
-    case DOUBLE: { double d; memcpy(&d, value, 8); return d; }
-    default: return 0;
+  case BYTE:
+  case BOOL: return *(const uint8_t *)value;
+  case CHAR: return *(const int8_t *)value;
+  case SHORT: return *(const int16_t *)value;
+  case INT: return *(const int32_t *)value;
+  case FLOAT: {
+    float f;
+    memcpy(&f, value, 4);
+    return f;
+  }
+  case DOUBLE: {
+    double d;
+    memcpy(&d, value, 8);
+    return d;
+  }
+  default: return 0;
   }
 }
 
-static void convert(const unsigned char *from, int from_type, unsigned char *to, int to_type, size_t n)
-{
+static void convert(const unsigned char *from, int from_type, unsigned char *to, int to_type, size_t n) {
   unsigned from_bytes = scalar_bytes(from_type), to_bytes = scalar_bytes(to_type);
   for (size_t i = 0; i < n; i++, from += from_bytes, to += to_bytes) {
     int64_t whole;
@@ -81,19 +93,31 @@ static void convert(const unsigned char *from, int from_type, unsigned char *to,
     else whole = (int64_t)to_number(from, from_type);
     double number = from_type == LONG ? (double)whole : to_number(from, from_type);
     switch (to_type) {
-      case BYTE: case CHAR: *to = (unsigned char)whole; break;
-      case BOOL: *to = number != 0; break;
-      case SHORT: { int16_t v = (int16_t)whole; memcpy(to, &v, 2); break; }
-      case INT: { int32_t v = (int32_t)whole; memcpy(to, &v, 4); break; }
-      case LONG: memcpy(to, &whole, 8); break;
-      case FLOAT: { float v = (float)number; memcpy(to, &v, 4); break; }
-      case DOUBLE: memcpy(to, &number, 8); break;
+    case BYTE:
+    case CHAR: *to = (unsigned char)whole; break;
+    case BOOL: *to = number != 0; break;
+    case SHORT: {
+      int16_t v = (int16_t)whole;
+      memcpy(to, &v, 2);
+      break;
+    }
+    case INT: {
+      int32_t v = (int32_t)whole;
+      memcpy(to, &v, 4);
+      break;
+    }
+    case LONG: memcpy(to, &whole, 8); break;
+    case FLOAT: {
+      float v = (float)number;
+      memcpy(to, &v, 4);
+      break;
+    }
+    case DOUBLE: memcpy(to, &number, 8); break;
     }
   }
 }
 
-static uint64_t address_at(const void *structure, size_t offset)
-{
+static uint64_t address_at(const void *structure, size_t offset) {
   uint64_t address;
   memcpy(&address, (const char *)structure + offset, 8);
   return address;
@@ -102,8 +126,7 @@ static uint64_t address_at(const void *structure, size_t offset)
 /* --- fills and ranges ---------------------------------------------------------------------------------- */
 
 /* (int n, FillFunctor<T>{value}, array<char*, 1>) */
-static enum rvt_semantic_result fill(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result fill(const struct rvt_launch *l) {
   int type = scalar_after(l->kernel->name, "FillFunctorI");
   uint64_t to = *(const uint64_t *)l->params[2];
   int64_t n = *(const int32_t *)l->params[0];
@@ -118,8 +141,7 @@ static enum rvt_semantic_result fill(const struct rvt_launch *l)
 
 /* elementwise_kernel_with_index<index_t, lambda of arange>(index_t n, {start, step}, T *out). The lambda's number
  * within arange_cuda_out is the position of T in AT_ALL_TYPES: byte, char, int, long, short, double, float. */
-static enum rvt_semantic_result arange(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result arange(const struct rvt_launch *l) {
   static const int types[] = {BYTE, CHAR, INT, LONG, SHORT, DOUBLE, FLOAT};
   const char *name = l->kernel->name;
   const char *at = strstr(name, "ENKUlvE_clEvENKUlvE");
@@ -158,14 +180,12 @@ static enum rvt_semantic_result arange(const struct rvt_launch *l)
 
 static bool control_data(int type, int64_t n) { return type != HALF && type != BFLOAT16 && n <= COPY_LIMIT; }
 
-static bool is_known(uint64_t addr)
-{
+static bool is_known(uint64_t addr) {
   uint8_t byte;
   return rvt_mem_read(addr, &byte, 1);
 }
 
-static enum rvt_semantic_result copy_elements(uint64_t to, int to_type, uint64_t from, int from_type, int64_t n)
-{
+static enum rvt_semantic_result copy_elements(uint64_t to, int to_type, uint64_t from, int from_type, int64_t n) {
   unsigned from_bytes = scalar_bytes(from_type), to_bytes = scalar_bytes(to_type);
   if (n <= 0) return RVT_SEM_DONE;
   if (!from_bytes || !to_bytes || !control_data(from_type, n) || !control_data(to_type, n) || !is_known(from)) {
@@ -187,8 +207,7 @@ static enum rvt_semantic_result copy_elements(uint64_t to, int to_type, uint64_t
 }
 
 /* The element type of direct_copy_kernel_cuda is the argument of its innermost lambda: ...EUl<T>E_. */
-static int copy_type(const char *name)
-{
+static int copy_type(const char *name) {
   const char *at = strstr(name, "direct_copy_kernel_cuda");
   const char *last = NULL;
   for (const char *p = at; p && (p = strstr(p, "EUl")); p += 3) {
@@ -201,8 +220,7 @@ static int copy_type(const char *name)
 }
 
 /* vectorized_elementwise_kernel<.., direct_copy, array<char*, 2>>(int n, lambda, {out, in}) */
-static enum rvt_semantic_result copy_plain(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result copy_plain(const struct rvt_launch *l) {
   const uint64_t *data = l->params[2];
   int type = copy_type(l->kernel->name);
   return copy_elements(data[0], type, data[1], type, *(const int32_t *)l->params[0]);
@@ -210,8 +228,7 @@ static enum rvt_semantic_result copy_plain(const struct rvt_launch *l)
 
 /* unrolled_elementwise_kernel<direct_copy, .., LoadWithCast<1>, StoreWithCast<1>>(n, lambda, {out, in}, .., ..,
  * {type, size}, {type, size}) */
-static enum rvt_semantic_result copy_cast(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result copy_cast(const struct rvt_launch *l) {
   const uint64_t *data = l->params[2];
   int type = copy_type(l->kernel->name);
   bool cast = strstr(l->kernel->name, "LoadWithCast") != NULL;
@@ -220,8 +237,7 @@ static enum rvt_semantic_result copy_cast(const struct rvt_launch *l)
 }
 
 /* elementwise_kernel<.., gpu_kernel_impl_nocast<direct_copy>::lambda>(n, {calculator<2>, {out, in}, f}) */
-static enum rvt_semantic_result copy_strided(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result copy_strided(const struct rvt_launch *l) {
   const char *closure = l->params[1];
   const uint32_t *words = l->params[1];
   uint64_t to = address_at(closure, AFTER_CALCULATOR(2)), from = address_at(closure, AFTER_CALCULATOR(2) + 8);
@@ -251,15 +267,13 @@ static enum rvt_semantic_result copy_strided(const struct rvt_launch *l)
 
 /* --- tokens -------------------------------------------------------------------------------------------- */
 
-static void write_tokens(uint64_t to, const struct rvt_sampled *chosen)
-{
+static void write_tokens(uint64_t to, const struct rvt_sampled *chosen) {
   int64_t *wide = rvt_scratch(0, chosen->rows * 8ull + 8);
   for (uint32_t i = 0; i < chosen->rows; i++) wide[i] = chosen->tokens[i];
   rvt_mem_write(to, wide, chosen->rows * 8ull);
 }
 
-static enum rvt_semantic_result gathered(uint64_t out, uint64_t in)
-{
+static enum rvt_semantic_result gathered(uint64_t out, uint64_t in) {
   const struct rvt_sampled *chosen = rvt_sampled();
   if (chosen->where && in == chosen->where) write_tokens(out, chosen);
   else rvt_mem_forget_at(out);
@@ -268,15 +282,13 @@ static enum rvt_semantic_result gathered(uint64_t out, uint64_t in)
 
 /* gather(dim, index) of the buffer that a sampling kernel left its local winners in. The lambda captures in order of
  * use: (n, {calculator<3>, index, index size, reference to the functor, out, index stride, elements, in, ..}). */
-static enum rvt_semantic_result gather(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result gather(const struct rvt_launch *l) {
   const char *captured = (const char *)l->params[1] + AFTER_CALCULATOR(3);
   return gathered(address_at(captured, 24), address_at(captured, 48));
 }
 
 /* vectorized_gather_kernel(char *out, char *in, index_t *, ...) */
-static enum rvt_semantic_result gather_rows(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result gather_rows(const struct rvt_launch *l) {
   return gathered(address_at(l->params[0], 0), address_at(l->params[1], 0));
 }
 
@@ -287,14 +299,13 @@ struct reduction {
   int32_t inputs, outputs;
 };
 
-static bool find_reduction(const void *op, struct reduction *out)
-{
+static bool find_reduction(const void *op, struct reduction *out) {
   enum { ELEMENT, INPUTS, OUTPUTS, STEP_IN, STEP_OUT, CTAS, IN_MULT, OUT_MULT = 9, WIDTH = 11, HEIGHT, THREADS };
   for (size_t at = 4; at <= 64; at += 4) {
     int32_t c[16];
     memcpy(c, (const char *)op + at, sizeof c);
-    bool sound = c[ELEMENT] > 0 && c[ELEMENT] <= 16 && c[INPUTS] > 0 && c[OUTPUTS] > 0 && c[CTAS] >= 1 && c[WIDTH] > 0 &&
-                 c[HEIGHT] > 0 && c[THREADS] == c[WIDTH] * c[HEIGHT] && c[THREADS] <= 1024;
+    bool sound = c[ELEMENT] > 0 && c[ELEMENT] <= 16 && c[INPUTS] > 0 && c[OUTPUTS] > 0 && c[CTAS] >= 1 &&
+                 c[WIDTH] > 0 && c[HEIGHT] > 0 && c[THREADS] == c[WIDTH] * c[HEIGHT] && c[THREADS] <= 1024;
     size_t pointers = (at + 64 + CALCULATOR_BYTES(1) + CALCULATOR_BYTES(2) + 7) & ~(size_t)7;
     if (!sound || pointers + 16 > LAMBDA_BYTES) continue;
     *out = (struct reduction){address_at(op, pointers), address_at(op, pointers + 8), c[INPUTS], c[OUTPUTS]};
@@ -305,8 +316,7 @@ static bool find_reduction(const void *op, struct reduction *out)
 
 /* An argmax over thousands of columns is greedy sampling over the vocabulary; a narrower one belongs to another
  * kernel's scheme. */
-static enum rvt_semantic_result argmax(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result argmax(const struct rvt_launch *l) {
   struct reduction r;
   if (!find_reduction(l->params[0], &r)) return RVT_SEM_DONE;
   if (r.inputs < 1024 || r.outputs > 8192) {
@@ -320,26 +330,26 @@ static enum rvt_semantic_result argmax(const struct rvt_launch *l)
 
 /* --- everything else ----------------------------------------------------------------------------------- */
 
-static enum rvt_semantic_result forget_reduction(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result forget_reduction(const struct rvt_launch *l) {
   struct reduction r;
   if (find_reduction(l->params[0], &r)) rvt_mem_forget_at(r.target);
   return RVT_SEM_DONE;
 }
 
 /* (n, functor, {out, ..}): the output is unknown now, the inputs are as they were. */
-static enum rvt_semantic_result forget_first(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result forget_first(const struct rvt_launch *l) {
   rvt_mem_forget_at(address_at(l->params[2], 0));
   return RVT_SEM_DONE;
 }
 
 /* Tensors behind an elementwise functor, by its mangled name; 0 = not known. */
-static int tensors_of(const char *name)
-{
-  static const struct { const char *text; int tensors; } known[] = {
-      {"FillFunctorI", 1}, {"AUnaryFunctorI", 2}, {"BUnaryFunctorI", 2}, {"CUDAFunctorOnSelf", 2}, {"BinaryFunctorI", 3},
-      {"CUDAFunctor_addI", 3}, {"CompareFunctorI", 3}, {"where_kernel_impl", 4},
+static int tensors_of(const char *name) {
+  static const struct {
+    const char *text;
+    int tensors;
+  } known[] = {
+      {"FillFunctorI", 1},   {"AUnaryFunctorI", 2},   {"BUnaryFunctorI", 2},  {"CUDAFunctorOnSelf", 2},
+      {"BinaryFunctorI", 3}, {"CUDAFunctor_addI", 3}, {"CompareFunctorI", 3}, {"where_kernel_impl", 4},
   };
   for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
     if (strstr(name, known[i].text)) return known[i].tensors;
@@ -367,16 +377,14 @@ static int tensors_of(const char *name)
 }
 
 /* elementwise_kernel<.., lambda>(n, {calculator<tensors>, {out, ..}, f}) */
-static enum rvt_semantic_result forget_strided(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result forget_strided(const struct rvt_launch *l) {
   int tensors = tensors_of(l->kernel->name);
   if (tensors) rvt_mem_forget_at(address_at(l->params[1], (size_t)AFTER_CALCULATOR(tensors)));
   return RVT_SEM_DONE;
 }
 
 /* index_elementwise_kernel(n, {calculator<3>, out, in, ..}) */
-static enum rvt_semantic_result forget_indexed(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result forget_indexed(const struct rvt_launch *l) {
   rvt_mem_forget_at(address_at(l->params[1], AFTER_CALCULATOR(3)));
   return RVT_SEM_DONE;
 }
@@ -399,22 +407,37 @@ static bool is_argmax(const struct rvt_kernel *k) { return contains(k, "9ArgMaxO
 
 const struct rvt_entry rvt_entries_torch[] = {
     {.pattern = "29vectorized_elementwise_kernelI", .anywhere = true, .fn = fill, .accept = is_fill, SIZES(n_f_data)},
-    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = fill, .accept = is_fill,
+    {.pattern = "27unrolled_elementwise_kernelI",
+     .anywhere = true,
+     .fn = fill,
+     .accept = is_fill,
      SIZES(n_f_data_casts)},
-    {.pattern = "29elementwise_kernel_with_indexI", .anywhere = true, .fn = arange, .accept = is_arange,
+    {.pattern = "29elementwise_kernel_with_indexI",
+     .anywhere = true,
+     .fn = arange,
+     .accept = is_arange,
      SIZES(index_range_out)},
-    {.pattern = "29vectorized_elementwise_kernelI", .anywhere = true, .fn = copy_plain, .accept = is_copy,
+    {.pattern = "29vectorized_elementwise_kernelI",
+     .anywhere = true,
+     .fn = copy_plain,
+     .accept = is_copy,
      SIZES(n_f_data)},
-    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = copy_cast, .accept = is_copy,
+    {.pattern = "27unrolled_elementwise_kernelI",
+     .anywhere = true,
+     .fn = copy_cast,
+     .accept = is_copy,
      SIZES(n_f_data_casts)},
     {.pattern = "34_scatter_gather_elementwise_kernelI", .anywhere = true, .fn = gather, SIZES(n_lambda)},
     {.pattern = "24vectorized_gather_kernelI", .anywhere = true, .fn = gather_rows, SIZES(gather_params)},
     {.pattern = "13reduce_kernelI", .anywhere = true, .fn = argmax, .accept = is_argmax, SIZES(one_structure)},
     {.pattern = "13reduce_kernelI", .anywhere = true, .fn = forget_reduction, SIZES(one_structure)},
     {.pattern = "29vectorized_elementwise_kernelI", .anywhere = true, .fn = forget_first, SIZES(n_f_data)},
-    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = forget_first,
-     SIZES(n_f_data_casts)},
-    {.pattern = "18elementwise_kernelI", .anywhere = true, .fn = copy_strided, .accept = is_plain_copy, SIZES(n_lambda)},
+    {.pattern = "27unrolled_elementwise_kernelI", .anywhere = true, .fn = forget_first, SIZES(n_f_data_casts)},
+    {.pattern = "18elementwise_kernelI",
+     .anywhere = true,
+     .fn = copy_strided,
+     .accept = is_plain_copy,
+     SIZES(n_lambda)},
     {.pattern = "18elementwise_kernelI", .anywhere = true, .fn = forget_strided, SIZES(n_lambda)},
     {.pattern = "24index_elementwise_kernelI", .anywhere = true, .fn = forget_indexed, SIZES(n_lambda)},
     {0},

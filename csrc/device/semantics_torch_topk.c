@@ -1,5 +1,5 @@
-/* PyTorch's topk and cat (ATen/native/cuda: TensorTopK.cu, Shape.cu), as samplers use them for logprobs: the best ids of
- * a row of logits are made up, and joined with the chosen one. */
+/* PyTorch's topk and cat (ATen/native/cuda: TensorTopK.cu, Shape.cu), as samplers use them for logprobs: the best ids
+ * of a row of logits are made up, and joined with the chosen one. */
 #include <math.h>
 #include <string.h>
 
@@ -9,10 +9,9 @@
 static const uint16_t topk_narrow[] = {216, 4, 4, 1, 4, 4, 216, 4, 216, 4};
 static const uint16_t topk_wide[] = {416, 8, 8, 1, 4, 8, 416, 8, 416, 8};
 
-/* gatherTopK(input, slice, k, largest, slices, stride, values, stride, indices, stride, ..). Only topk over something as
- * wide as a vocabulary is known to be about tokens. Values fall off like log-probabilities. */
-static enum rvt_semantic_result topk(const struct rvt_launch *l)
-{
+/* gatherTopK(input, slice, k, largest, slices, stride, values, stride, indices, stride, ..). Only topk over something
+ * as wide as a vocabulary is known to be about tokens. Values fall off like log-probabilities. */
+static enum rvt_semantic_result topk(const struct rvt_launch *l) {
   enum { INPUT, SLICE, K, LARGEST, SLICES, STRIDE, VALUES, VALUES_STRIDE, INDICES };
   bool wide = l->kernel->params[SLICE].bytes == 8;
   uint64_t slice = wide ? *(const uint64_t *)l->params[SLICE] : *(const uint32_t *)l->params[SLICE];
@@ -55,11 +54,10 @@ struct size_stride {
   uint32_t size[CAT_DIMS], stride[CAT_DIMS];
 };
 
-/* CatArrayBatchedCopy<OpaqueType<bytes>, unsigned, dims, n, strides>(T *out, {T *in[n]; unsigned offset[n], dim_size[n],
- * elements[n]; bool contiguous[n]; size_stride strides[]}, size_stride out, int dim, unsigned dim_stride); one
- * grid row per input. */
-static bool cat_numbers(const char *name, unsigned *bytes, unsigned *dims, unsigned *n)
-{
+/* CatArrayBatchedCopy<OpaqueType<bytes>, unsigned, dims, n, strides>(T *out, {T *in[n]; unsigned offset[n],
+ * dim_size[n], elements[n]; bool contiguous[n]; size_stride strides[]}, size_stride out, int dim, unsigned dim_stride);
+ * one grid row per input. */
+static bool cat_numbers(const char *name, unsigned *bytes, unsigned *dims, unsigned *n) {
   const char *at = strstr(name, "OpaqueTypeILj");
   if (!at) return false;
   *bytes = (unsigned)at[13] - '0';
@@ -74,8 +72,7 @@ static bool cat_numbers(const char *name, unsigned *bytes, unsigned *dims, unsig
   return *bytes <= 16 && *dims >= 1 && *dims <= CAT_DIMS && *n >= 1 && *n <= 128;
 }
 
-static uint32_t offset_in(uint32_t linear, const struct size_stride *s, unsigned dims, int cat_dim, uint32_t cat_size)
-{
+static uint32_t offset_in(uint32_t linear, const struct size_stride *s, unsigned dims, int cat_dim, uint32_t cat_size) {
   uint32_t offset = 0;
   for (unsigned d = dims - 1; d >= 1; d--) {
     uint32_t size = (int)d == cat_dim ? cat_size : s->size[d];
@@ -86,8 +83,7 @@ static uint32_t offset_in(uint32_t linear, const struct size_stride *s, unsigned
   return offset + linear * s->stride[0];
 }
 
-static enum rvt_semantic_result cat(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result cat(const struct rvt_launch *l) {
   unsigned bytes, dims, n;
   uint64_t out;
   memcpy(&out, l->params[0], 8);
@@ -99,7 +95,8 @@ static enum rvt_semantic_result cat(const struct rvt_launch *l)
     rvt_mem_forget_at(out);
     return RVT_SEM_DONE;
   }
-  const uint32_t *offset = (const uint32_t *)(const void *)(inputs + 8ull * n), *dim_size = offset + n, *elements = dim_size + n;
+  const uint32_t *offset = (const uint32_t *)(const void *)(inputs + 8ull * n), *dim_size = offset + n,
+                 *elements = dim_size + n;
   const uint8_t *contiguous = (const uint8_t *)(elements + n);
   const struct size_stride *strides = (const struct size_stride *)(const void *)(contiguous + n);
   for (uint32_t j = 0; j < l->grid[1]; j++) {
@@ -122,8 +119,7 @@ static enum rvt_semantic_result cat(const struct rvt_launch *l)
 
 /* CatArrayBatchedCopy_vectorized: all tensors contiguous, so the result is made of rows (one per index of the
  * dimensions before the joined one) that hold a row of each input in turn. */
-static enum rvt_semantic_result cat_contiguous(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result cat_contiguous(const struct rvt_launch *l) {
   unsigned bytes, dims, n;
   uint64_t out, row_bytes = 0, rows = 1, done = 0;
   memcpy(&out, l->params[0], 8);

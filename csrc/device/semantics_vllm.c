@@ -12,8 +12,7 @@
 #define DEFAULT RVT_SEM_DEFAULT
 
 /* Copies n 4-byte elements between addresses in pieces that fit a small buffer. */
-static void copy_i32(uint64_t to, uint64_t from, uint32_t n)
-{
+static void copy_i32(uint64_t to, uint64_t from, uint32_t n) {
   int32_t *piece = rvt_scratch(0, 4096 * sizeof *piece);
   for (uint32_t done = 0; done < n; done += 4096) {
     uint32_t take = n - done < 4096 ? n - done : 4096;
@@ -23,8 +22,7 @@ static void copy_i32(uint64_t to, uint64_t from, uint32_t n)
 }
 
 /* _apply_write_kernel: row `index` of the tensor gets `contents` from column `start` on; one program per write. */
-static enum rvt_semantic_result apply_write(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result apply_write(const struct rvt_launch *l) {
   enum { OUTPUT, STRIDE, INDICES, STARTS, CONTENTS, CU_LENS, GROUPS };
   uint32_t writes = l->grid[0];
   int32_t *index = rvt_scratch(1, writes * 4ull), *start = rvt_scratch(2, writes * 4ull);
@@ -54,8 +52,7 @@ static enum rvt_semantic_result apply_write(const struct rvt_launch *l)
 
 /* _prepare_prefill_inputs_kernel: copies prompt tokens into input_ids, which nobody reads back; what matters is
  * where the prompts are. */
-static enum rvt_semantic_result prepare_prefill_inputs(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result prepare_prefill_inputs(const struct rvt_launch *l) {
   enum { INPUT_IDS, NEXT, IDX_MAPPING, QUERY_START, ALL_TOKENS, STRIDE, PREFILL_LENS, COMPUTED };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull);
@@ -76,8 +73,7 @@ int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded
 
 /* _prepare_pos_seq_lens_kernel: seq_len = computed + scheduled tokens; rows behind the batch read 0. This is also
  * where the batch composition becomes known when no observer tells it. */
-static enum rvt_semantic_result prepare_pos_seq_lens(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result prepare_pos_seq_lens(const struct rvt_launch *l) {
   enum { POS, SEQ_LENS, IDX_MAPPING, QUERY_START, COMPUTED, MAX_REQS };
   uint32_t rows = l->grid[0] - 1;
   int64_t room = rvt_arg_int(l, MAX_REQS);
@@ -105,8 +101,7 @@ static enum rvt_semantic_result prepare_pos_seq_lens(const struct rvt_launch *l)
 }
 
 /* _combine_sampled_and_draft_tokens_kernel: of its results only the logits indices matter to other emulations. */
-static enum rvt_semantic_result combine_sampled(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result combine_sampled(const struct rvt_launch *l) {
   enum { INPUT_IDS, IDX_MAPPING, LAST, QUERY_START, SEQ_LENS, PREFILL_LEN, DRAFT, DRAFT_STRIDE, CU_LOGITS, INDICES };
   uint32_t rows = l->grid[0];
   int32_t *start = rvt_scratch(1, rows * 4ull + 4), *logits = rvt_scratch(2, rows * 4ull + 4);
@@ -123,14 +118,14 @@ static enum rvt_semantic_result combine_sampled(const struct rvt_launch *l)
 }
 
 /* _get_num_sampled_and_rejected_kernel: nothing is sampled while a prompt is unfinished. */
-static enum rvt_semantic_result num_sampled_and_rejected(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result num_sampled_and_rejected(const struct rvt_launch *l) {
   enum { SAMPLED, REJECTED, SEQ_LENS, CU_LOGITS, IDX_MAPPING, PREFILL_LEN };
   uint32_t rows = l->grid[0];
   int32_t *sampled = rvt_scratch(1, rows * 4ull), *rejected = rvt_scratch(2, rows * 4ull);
   int32_t *seq_len = rvt_scratch(3, rows * 4ull), *slot = rvt_scratch(4, rows * 4ull);
   int32_t *logits = rvt_scratch(5, rows * 4ull + 4);
-  if (!rvt_read_i32(rvt_arg_ptr(l, SEQ_LENS), seq_len, rows) || !rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) {
+  if (!rvt_read_i32(rvt_arg_ptr(l, SEQ_LENS), seq_len, rows) ||
+      !rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) {
     return DEFAULT;
   }
   bool counted = rvt_read_i32(rvt_arg_ptr(l, SAMPLED), sampled, rows);
@@ -150,10 +145,22 @@ static enum rvt_semantic_result num_sampled_and_rejected(const struct rvt_launch
 
 /* _post_update_kernel: advances the request state by the tokens of this step. The histogram for penalties
  * (gigabytes) is left alone: penalties change logits, and there are none. */
-static enum rvt_semantic_result post_update(const struct rvt_launch *l)
-{
-  enum { IDX_MAPPING, COMPUTED, LAST, BINS, BINS_STRIDE, SAMPLED, SAMPLED_STRIDE, NUM_SAMPLED, NUM_REJECTED,
-         QUERY_START, ALL_TOKENS, ALL_STRIDE, TOTAL_LEN };
+static enum rvt_semantic_result post_update(const struct rvt_launch *l) {
+  enum {
+    IDX_MAPPING,
+    COMPUTED,
+    LAST,
+    BINS,
+    BINS_STRIDE,
+    SAMPLED,
+    SAMPLED_STRIDE,
+    NUM_SAMPLED,
+    NUM_REJECTED,
+    QUERY_START,
+    ALL_TOKENS,
+    ALL_STRIDE,
+    TOTAL_LEN
+  };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull), *sampled = rvt_scratch(2, rows * 4ull);
   int32_t *rejected = rvt_scratch(3, rows * 4ull), *start = rvt_scratch(4, rows * 4ull + 4);
@@ -174,8 +181,8 @@ static enum rvt_semantic_result post_update(const struct rvt_launch *l)
       uint64_t from = rvt_arg_ptr(l, SAMPLED) + 8ull * (uint64_t)(i * rvt_arg_int(l, SAMPLED_STRIDE) + j);
       if (!rvt_mem_read(from, &token, 8) && sampled[i] == 1 && i < chosen->rows) token = chosen->tokens[i];
       int32_t narrow = (int32_t)token;
-      rvt_mem_write(rvt_arg_ptr(l, ALL_TOKENS) +
-                        4ull * (uint64_t)(slot[i] * rvt_arg_int(l, ALL_STRIDE) + total + j), &narrow, 4);
+      rvt_mem_write(rvt_arg_ptr(l, ALL_TOKENS) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, ALL_STRIDE) + total + j),
+                    &narrow, 4);
       if (j + 1 == sampled[i]) rvt_mem_write(rvt_arg_ptr(l, LAST) + 8ull * (unsigned)slot[i], &token, 8);
     }
     if (sampled[i] > 0) {
@@ -192,8 +199,7 @@ static enum rvt_semantic_result post_update(const struct rvt_launch *l)
 }
 
 /* _post_update_num_computed_tokens_kernel */
-static enum rvt_semantic_result post_update_computed(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result post_update_computed(const struct rvt_launch *l) {
   enum { IDX_MAPPING, COMPUTED, QUERY_START };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull), *start = rvt_scratch(2, rows * 4ull + 4);
@@ -210,8 +216,7 @@ static enum rvt_semantic_result post_update_computed(const struct rvt_launch *l)
 }
 
 /* _expand_idx_mapping_kernel: request slot and local position of every logit (speculative decoding). */
-static enum rvt_semantic_result expand_idx_mapping(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result expand_idx_mapping(const struct rvt_launch *l) {
   enum { IDX_MAPPING, EXPANDED, LOCAL_POS, CU_LOGITS };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull), *logits = rvt_scratch(2, rows * 4ull + 4);

@@ -11,12 +11,25 @@
 #define DONE RVT_SEM_DONE
 #define DEFAULT RVT_SEM_DEFAULT
 
-/* _gumbel_sample_kernel: per row and block of the vocabulary the local winner. Every block names the same token, and the
- * gather of the best block that follows is answered from the chosen rows. */
-static enum rvt_semantic_result gumbel_sample(const struct rvt_launch *l)
-{
-  enum { ARGMAX, ARGMAX_STRIDE, MAX, MAX_STRIDE, PROCESSED, PROCESSED_STRIDE, COLUMN, LOGITS, LOGITS_STRIDE,
-         IDX_MAPPING, SEEDS, POS, TEMPERATURE, VOCAB };
+/* _gumbel_sample_kernel: per row and block of the vocabulary the local winner. Every block names the same token, and
+ * the gather of the best block that follows is answered from the chosen rows. */
+static enum rvt_semantic_result gumbel_sample(const struct rvt_launch *l) {
+  enum {
+    ARGMAX,
+    ARGMAX_STRIDE,
+    MAX,
+    MAX_STRIDE,
+    PROCESSED,
+    PROCESSED_STRIDE,
+    COLUMN,
+    LOGITS,
+    LOGITS_STRIDE,
+    IDX_MAPPING,
+    SEEDS,
+    POS,
+    TEMPERATURE,
+    VOCAB
+  };
   uint32_t rows = l->grid[0], blocks = l->grid[1];
   rvt_step_sampling(rvt_arg_ptr(l, SEEDS), rvt_arg_ptr(l, TEMPERATURE));
   uint64_t argmax = rvt_arg_ptr(l, ARGMAX);
@@ -34,8 +47,7 @@ static enum rvt_semantic_result gumbel_sample(const struct rvt_launch *l)
 }
 
 /* _apply_grammar_bitmask_kernel: one mask per listed row of logits. */
-static enum rvt_semantic_result grammar_bitmask(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result grammar_bitmask(const struct rvt_launch *l) {
   enum { LOGITS, LOGITS_STRIDE, INDICES, BITMASK, BITMASK_STRIDE, VOCAB };
   uint32_t masks = l->grid[0], words = (uint32_t)rvt_arg_int(l, BITMASK_STRIDE);
   int32_t *row = rvt_scratch(1, masks * 4ull);
@@ -50,8 +62,7 @@ static enum rvt_semantic_result grammar_bitmask(const struct rvt_launch *l)
 }
 
 /* xgrammar's Triton kernel, as vLLM's V1 runner uses it: one mask per row, or per listed row. */
-static enum rvt_semantic_result xgrammar_bitmask(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result xgrammar_bitmask(const struct rvt_launch *l) {
   enum { LOGITS, BITMASK, INDICES, ROWS, VOCAB, LOGITS_STRIDE, BITMASK_STRIDE };
   uint32_t rows = (uint32_t)rvt_arg_int(l, ROWS), words = (uint32_t)rvt_arg_int(l, BITMASK_STRIDE);
   uint64_t indices = rvt_arg_ptr(l, INDICES);
@@ -67,10 +78,26 @@ static enum rvt_semantic_result xgrammar_bitmask(const struct rvt_launch *l)
 }
 
 /* _bias_kernel: allowed ids restrict which token may come, stop ids may not come before a minimal length. */
-static enum rvt_semantic_result logit_bias(const struct rvt_launch *l)
-{
-  enum { LOGITS, LOGITS_STRIDE, VOCAB, IDX_MAPPING, COUNT, ALLOWED, ALLOWED_STRIDE, BIASES, BIAS_IDS, BIAS_IDS_STRIDE,
-         BIAS, BIAS_STRIDE, POS, MIN_LENS, STOPS, STOP_IDS, STOP_STRIDE };
+static enum rvt_semantic_result logit_bias(const struct rvt_launch *l) {
+  enum {
+    LOGITS,
+    LOGITS_STRIDE,
+    VOCAB,
+    IDX_MAPPING,
+    COUNT,
+    ALLOWED,
+    ALLOWED_STRIDE,
+    BIASES,
+    BIAS_IDS,
+    BIAS_IDS_STRIDE,
+    BIAS,
+    BIAS_STRIDE,
+    POS,
+    MIN_LENS,
+    STOPS,
+    STOP_IDS,
+    STOP_STRIDE
+  };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull);
   if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DONE;
@@ -81,9 +108,11 @@ static enum rvt_semantic_result logit_bias(const struct rvt_launch *l)
       if (stops > RVT_MAX_AVOID) stops = RVT_MAX_AVOID;
       rvt_read_i32(rvt_arg_ptr(l, MIN_LENS) + at, &min_len, 1);
       uint64_t from = rvt_arg_ptr(l, STOP_IDS) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, STOP_STRIDE));
-      if (rvt_read_i32(from, stop_ids, (size_t)stops)) rvt_step_minimum(slot[i], (uint32_t)min_len, stop_ids, (uint32_t)stops);
+      if (rvt_read_i32(from, stop_ids, (size_t)stops))
+        rvt_step_minimum(slot[i], (uint32_t)min_len, stop_ids, (uint32_t)stops);
     }
-    if (slot[i] < 0 || !rvt_read_i32(rvt_arg_ptr(l, COUNT) + 4ull * (unsigned)slot[i], &count, 1) || count <= 0) continue;
+    if (slot[i] < 0 || !rvt_read_i32(rvt_arg_ptr(l, COUNT) + 4ull * (unsigned)slot[i], &count, 1) || count <= 0)
+      continue;
     int32_t *ids = rvt_scratch(2, (uint64_t)count * 4);
     uint64_t from = rvt_arg_ptr(l, ALLOWED) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, ALLOWED_STRIDE));
     if (rvt_read_i32(from, ids, (size_t)count)) rvt_step_allowed(i, ids, (uint32_t)count);
@@ -100,8 +129,7 @@ static struct {
   uint32_t tokens, served;
 } prompt;
 
-static enum rvt_semantic_result prompt_logprobs_token_ids(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result prompt_logprobs_token_ids(const struct rvt_launch *l) {
   enum { IDS, QUERY_START, IDX_MAPPING, COMPUTED, ALL_TOKENS, STRIDE };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull), *start = rvt_scratch(2, rows * 4ull + 4);
@@ -113,8 +141,8 @@ static enum rvt_semantic_result prompt_logprobs_token_ids(const struct rvt_launc
     rvt_read_i32(rvt_arg_ptr(l, COMPUTED) + 4ull * (unsigned)slot[i], &computed, 1);
     int32_t *narrow = rvt_scratch(3, (uint64_t)count * 4);
     int64_t *ids = rvt_scratch(4, (uint64_t)count * 8);
-    rvt_read_i32(rvt_arg_ptr(l, ALL_TOKENS) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, STRIDE) + computed + 1), narrow,
-                 (size_t)count);
+    rvt_read_i32(rvt_arg_ptr(l, ALL_TOKENS) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, STRIDE) + computed + 1),
+                 narrow, (size_t)count);
     for (int32_t j = 0; j < count; j++) ids[j] = narrow[j];
     rvt_mem_write(rvt_arg_ptr(l, IDS) + 8ull * (unsigned)start[i], ids, (uint64_t)count * 8);
   }
@@ -124,11 +152,10 @@ static enum rvt_semantic_result prompt_logprobs_token_ids(const struct rvt_launc
   return DONE;
 }
 
-/* _topk_log_softmax_kernel(out, logits, stride, ids[rows, 1 + k], ...): log-probabilities of the listed ids. The list is
- * the token itself and k best ids, which torch's topk left unknown: both are made up here, consistently. The token
+/* _topk_log_softmax_kernel(out, logits, stride, ids[rows, 1 + k], ...): log-probabilities of the listed ids. The list
+ * is the token itself and k best ids, which torch's topk left unknown: both are made up here, consistently. The token
  * is the most likely one; the values fall off and sum to less than one. */
-static enum rvt_semantic_result topk_log_softmax(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result topk_log_softmax(const struct rvt_launch *l) {
   enum { OUT, LOGITS, LOGITS_STRIDE, IDS, TOPK, VOCAB };
   uint32_t rows = l->grid[0], columns = (uint32_t)rvt_arg_int(l, TOPK), vocab = (uint32_t)rvt_arg_int(l, VOCAB);
   const struct rvt_sampled *chosen = rvt_sampled();
@@ -157,8 +184,7 @@ static enum rvt_semantic_result topk_log_softmax(const struct rvt_launch *l)
 }
 
 /* _ranks_kernel: the listed token is the most likely one. Ends the rows of a chunk. */
-static enum rvt_semantic_result ranks(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result ranks(const struct rvt_launch *l) {
   enum { OUT };
   int64_t first = 1;
   rvt_mem_fill(rvt_arg_ptr(l, OUT), &first, 8, 8ull * l->grid[0]);
@@ -167,8 +193,7 @@ static enum rvt_semantic_result ranks(const struct rvt_launch *l)
 }
 
 /* _fill_logprob_token_ids_kernel: the token, then the request's own list of ids or the top k. */
-static enum rvt_semantic_result fill_logprob_ids(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result fill_logprob_ids(const struct rvt_launch *l) {
   enum { OUT, OUT_STRIDE, VALID, VALID_STRIDE, SAMPLED, TOPK, TOPK_STRIDE, IDX_MAPPING, COUNT, LIST, LIST_STRIDE };
   uint32_t rows = l->grid[0];
   int64_t columns = rvt_arg_int(l, OUT_STRIDE);
@@ -186,7 +211,8 @@ static enum rvt_semantic_result fill_logprob_ids(const struct rvt_launch *l)
     memset(valid, count ? 0 : 1, (size_t)columns);
     ids[0] = row < chosen->rows ? chosen->tokens[row] : 0;
     if (count > 0) {
-      rvt_read_i32(rvt_arg_ptr(l, LIST) + 4ull * (uint64_t)(slot[row] * rvt_arg_int(l, LIST_STRIDE)), list, (size_t)count);
+      rvt_read_i32(rvt_arg_ptr(l, LIST) + 4ull * (uint64_t)(slot[row] * rvt_arg_int(l, LIST_STRIDE)), list,
+                   (size_t)count);
     }
     for (int64_t i = 1; i < columns; i++) {
       ids[i] = i <= count ? list[i - 1] : rvt_oracle_alternative(&choice, (uint32_t)i, (int32_t)ids[0]);
@@ -199,8 +225,7 @@ static enum rvt_semantic_result fill_logprob_ids(const struct rvt_launch *l)
 }
 
 /* _num_nans_kernel: logits are never NaN. */
-static enum rvt_semantic_result num_nans(const struct rvt_launch *l)
-{
+static enum rvt_semantic_result num_nans(const struct rvt_launch *l) {
   enum { LOGITS, STRIDE, OUT };
   int32_t none = 0;
   rvt_mem_fill(rvt_arg_ptr(l, OUT), &none, 4, 4ull * l->grid[0]);

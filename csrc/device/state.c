@@ -89,7 +89,8 @@ static int visible_devices(const struct rvt_device_page *page, int *out) {
     char *end;
     long index = strtol(list, &end, 10);
     int gpu = -1;
-    if (len && end > list && (*end == ',' || *end == 0 || *end == ' ')) gpu = index >= 0 && index < total ? (int)index : -1;
+    if (len && end > list && (*end == ',' || *end == 0 || *end == ' '))
+      gpu = index >= 0 && index < total ? (int)index : -1;
     else if (strncmp(list, "GPU-", 4) == 0) gpu = find_uuid(page, list, len);
     if (gpu < 0) break;
     for (int i = 0; i < n; i++)
@@ -128,12 +129,12 @@ int rvt_init_slow(void) {
         d->info = &page->gpus[gpus[i]];
         d->client = -1;
         d->primary = (struct rvt_context){.magic = RVT_MAGIC_CONTEXT, .device = i, .primary = true};
-        d->limits[0] = 1024;         /* stack size */
-        d->limits[1] = 7 << 20;      /* printf buffer (6.9 MiB on current drivers) */
-        d->limits[2] = 8 << 20;      /* malloc heap */
-        d->limits[3] = 2;            /* device runtime sync depth */
-        d->limits[4] = 2048;         /* pending launches */
-        d->limits[5] = 128;          /* L2 fetch granularity */
+        d->limits[0] = 1024;    /* stack size */
+        d->limits[1] = 7 << 20; /* printf buffer (6.9 MiB on current drivers) */
+        d->limits[2] = 8 << 20; /* malloc heap */
+        d->limits[3] = 2;       /* device runtime sync depth */
+        d->limits[4] = 2048;    /* pending launches */
+        d->limits[5] = 128;     /* L2 fetch granularity */
       }
       rvt_g.count = count;
       pthread_atfork(NULL, NULL, in_forked_child);
@@ -146,7 +147,9 @@ int rvt_init_slow(void) {
 }
 
 int rvt_device_count(void) { return rvt_init() == 0 ? rvt_g.count : 0; }
-int rvt_gpu_index(int ordinal) { return ordinal >= 0 && ordinal < rvt_device_count() ? rvt_g.devices[ordinal].gpu : -1; }
+int rvt_gpu_index(int ordinal) {
+  return ordinal >= 0 && ordinal < rvt_device_count() ? rvt_g.devices[ordinal].gpu : -1;
+}
 const struct rvt_gpu *rvt_gpu(int ordinal) {
   return ordinal >= 0 && ordinal < rvt_device_count() ? rvt_g.devices[ordinal].info : NULL;
 }
@@ -172,8 +175,7 @@ bool rvt_charge_bytes(int ordinal, uint64_t bytes) {
   } while (!__atomic_compare_exchange_n(&use->used_bytes, &old, old + bytes, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   uint64_t peak = __atomic_load_n(&use->peak_bytes, __ATOMIC_RELAXED);
   while (peak < old + bytes &&
-         !__atomic_compare_exchange_n(&use->peak_bytes, &peak, old + bytes, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-    ;
+         !__atomic_compare_exchange_n(&use->peak_bytes, &peak, old + bytes, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   atomic_fetch_add(&d->process_bytes, bytes);
   if (d->client >= 0) __atomic_fetch_add(&rvt_g.page->clients[d->client].used_bytes, bytes, __ATOMIC_RELAXED);
   return true;

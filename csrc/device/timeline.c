@@ -22,7 +22,8 @@ int64_t rvt_timeline_push(struct rvt_stream *s, int64_t duration_ns, int engine)
   int64_t ready = load(&s->ready_ns), end;
   do {
     end = max64(earliest, ready) + duration_ns;
-  } while (!atomic_compare_exchange_weak_explicit(&s->ready_ns, &ready, end, memory_order_acq_rel, memory_order_acquire));
+  } while (
+      !atomic_compare_exchange_weak_explicit(&s->ready_ns, &ready, end, memory_order_acq_rel, memory_order_acquire));
   if (engine >= 0) rvt_atomic_max(&d->engine_ns[engine], end);
   if (s->is_legacy) rvt_atomic_max(&d->legacy_ready_ns, end);
   else if (!s->non_blocking) rvt_atomic_max(&d->blocking_ready_ns, end);

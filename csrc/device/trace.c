@@ -43,8 +43,10 @@ void rvt_trace_launch(const struct rvt_launch *l, const char *how) {
     n += snprintf(params + n, sizeof params - (size_t)n, " %llx:%u", (unsigned long long)v, k->params[i].bytes);
     /* What the parameter points to: the first 16 bytes, when they are known. */
     if (k->params[i].bytes == 8 && v > 4096 && rvt_mem_read(v, head, sizeof head))
-      n += snprintf(params + n, sizeof params - (size_t)n, "=[%llx %llx]", (unsigned long long)head[0], (unsigned long long)head[1]);
+      n += snprintf(params + n, sizeof params - (size_t)n, "=[%llx %llx]", (unsigned long long)head[0],
+                    (unsigned long long)head[1]);
   }
   rvt_trace("%s %s grid %u,%u,%u block %u,%u,%u %s%s", how, k->name, l->grid[0], l->grid[1], l->grid[2], l->block[0],
-            l->block[1], l->block[2], k->semantic ? k->semantic->fn ? "emulated" : "read-only" : "unknown-effect", params);
+            l->block[1], l->block[2], k->semantic ? k->semantic->fn ? "emulated" : "read-only" : "unknown-effect",
+            params);
 }

@@ -55,7 +55,8 @@ RVT_API int cuMemAddressFree(uint64_t addr, size_t bytes) {
   return RVT_OK;
 }
 
-RVT_API int cuMemCreate(struct physical **out, size_t bytes, const struct allocation_prop *prop, unsigned long long flags) {
+RVT_API int cuMemCreate(struct physical **out, size_t bytes, const struct allocation_prop *prop,
+                        unsigned long long flags) {
   ENTER();
   if (!out || !prop || !bytes || bytes % RVT_CHUNK_BYTES) return RVT_E_INVALID_VALUE;
   int device = prop->location.id;
@@ -91,7 +92,8 @@ RVT_API int cuMemRelease(struct physical *p) {
 }
 
 RVT_API int cuMemMap(uint64_t addr, size_t bytes, size_t offset, struct physical *p, unsigned long long flags) {
-  if (!valid(p) || !rvt_is_device_address(addr) || addr % RVT_CHUNK_BYTES || bytes % RVT_CHUNK_BYTES) return RVT_E_INVALID_VALUE;
+  if (!valid(p) || !rvt_is_device_address(addr) || addr % RVT_CHUNK_BYTES || bytes % RVT_CHUNK_BYTES)
+    return RVT_E_INVALID_VALUE;
   if (offset + bytes > p->bytes || rvt_alloc_find(addr)) return RVT_E_INVALID_VALUE;
   struct rvt_alloc *a = rvt_alloc_record(addr, bytes, p->device, RVT_ALLOC_VMM, 0);
   if (!a) return RVT_E_OUT_OF_MEMORY;
@@ -141,7 +143,8 @@ struct exported {
 };
 RVT_API int cuMemExportToShareableHandle(void *out, struct physical *p, int type, unsigned long long flags) {
   if (!valid(p) || !out) return RVT_E_INVALID_VALUE;
-  if (type != 1) return RVT_UNSUPPORTED("cuMemExportToShareableHandle of a fabric or Windows handle", RVT_E_NOT_SUPPORTED);
+  if (type != 1)
+    return RVT_UNSUPPORTED("cuMemExportToShareableHandle of a fabric or Windows handle", RVT_E_NOT_SUPPORTED);
   struct exported e = {MAGIC_PHYSICAL, rvt_dev(p->device)->gpu, p->bytes};
   int fd = memfd_create("revati-device-memory", MFD_CLOEXEC);
   if (fd < 0 || pwrite(fd, &e, sizeof e, 0) != (ssize_t)sizeof e) return RVT_E_OUT_OF_MEMORY;
@@ -151,12 +154,16 @@ RVT_API int cuMemExportToShareableHandle(void *out, struct physical *p, int type
 RVT_API int cuMemImportFromShareableHandle(struct physical **out, void *handle, int type) {
   ENTER();
   struct exported e;
-  if (type != 1 || pread((int)(intptr_t)handle, &e, sizeof e, 0) != (ssize_t)sizeof e || e.magic != MAGIC_PHYSICAL) return RVT_E_INVALID_VALUE;
+  if (type != 1 || pread((int)(intptr_t)handle, &e, sizeof e, 0) != (ssize_t)sizeof e || e.magic != MAGIC_PHYSICAL)
+    return RVT_E_INVALID_VALUE;
   int device = 0;
   while (device < rvt_g.count && rvt_dev(device)->gpu != e.gpu) device++;
   struct physical *p = rvt_persist(sizeof *p);
   if (!p) return RVT_E_OUT_OF_MEMORY;
-  *p = (struct physical){.magic = MAGIC_PHYSICAL, .device = device < rvt_g.count ? device : rvt_t.device, .bytes = e.bytes, .references = 1};
+  *p = (struct physical){.magic = MAGIC_PHYSICAL,
+                         .device = device < rvt_g.count ? device : rvt_t.device,
+                         .bytes = e.bytes,
+                         .references = 1};
   *out = p;
   return RVT_OK;
 }
@@ -204,5 +211,7 @@ RVT_API int cudaIpcCloseMemHandle(void *p) {
 }
 
 RVT_API int cuIpcGetMemHandle(struct ipc_bytes *out, uint64_t p) { return cudaIpcGetMemHandle(out, (void *)p); }
-RVT_API int cuIpcOpenMemHandle_v2(uint64_t *out, struct ipc_bytes bytes, unsigned flags) { return cudaIpcOpenMemHandle((void **)out, bytes, flags); }
+RVT_API int cuIpcOpenMemHandle_v2(uint64_t *out, struct ipc_bytes bytes, unsigned flags) {
+  return cudaIpcOpenMemHandle((void **)out, bytes, flags);
+}
 RVT_API int cuIpcCloseMemHandle(uint64_t p) { return cudaIpcCloseMemHandle((void *)p); }

@@ -75,7 +75,8 @@ static int make_page(struct rvt_host *host) {
   page->clock_polls = 100000; /* torch reads the clock some 10000 times while it is imported */
   page->trace = o->trace;
   snprintf(page->idle_timers, sizeof(page->idle_timers), "%s", o->idle_timers);
-  if (o->preload && strlen(o->preload) >= sizeof(page->preload)) return rvt_host_fail("the path of the preload library is too long");
+  if (o->preload && strlen(o->preload) >= sizeof(page->preload))
+    return rvt_host_fail("the path of the preload library is too long");
   snprintf(page->preload, sizeof(page->preload), "%s", o->preload ?: "");
   page->now_ns = o->start_ns;
   page->realtime_offset_ns = o->realtime_start_ns - o->start_ns;
@@ -118,7 +119,7 @@ rvt_host *rvt_host_new(const struct rvt_host_options *options) {
   pthread_mutex_init(&host->lock, NULL);
   host->softnet_fd = host->page_fd = host->life_pipe[0] = host->life_pipe[1] = host->init_socket = -1;
   host->run_to_ns = RVT_FOREVER_NS;
-  for (int i = 0; i < RVT_MAX_SLOTS; i++) 
+  for (int i = 0; i < RVT_MAX_SLOTS; i++)
     host->watch[i].wchan_fd = host->watch[i].syscall_fd = host->watch[i].schedstat_fd = host->watch[i].evfd = -1;
   if (make_page(host) || rvt_init_start(host)) {
     rvt_host_free(host);
@@ -317,7 +318,9 @@ static int64_t external_cap(struct rvt_host *host, int64_t real_ns) {
   host->external_mark_ns = real_ns;
   host->external_waited_ns += passed_ns;
   if (host->external_waited_ns > RVT_EXTERNAL_MOST_NS)
-    fprintf(stderr, "revati: warning: connections to other hosts have held the clock for %lld s; from now on it does not wait for them\n",
+    fprintf(stderr,
+            "revati: warning: connections to other hosts have held the clock for %lld s; from now on it does not wait "
+            "for them\n",
             RVT_EXTERNAL_MOST_NS / 1000000000);
   int64_t cap_ns = host->core.now_ns + passed_ns;
   return cap_ns < host->run_to_ns ? cap_ns : host->run_to_ns;
@@ -357,7 +360,8 @@ static void step(struct rvt_host *host, const struct rvt_view *views, int count)
   }
 }
 
-static void end_with(struct rvt_host *host, struct rvt_host_end *end, enum rvt_host_reason reason, const char *format, ...) {
+static void end_with(struct rvt_host *host, struct rvt_host_end *end, enum rvt_host_reason reason, const char *format,
+                     ...) {
   end->reason = reason;
   va_list list;
   va_start(list, format);
@@ -379,21 +383,24 @@ static bool check_ends(struct rvt_host *host, struct rvt_host_end *end, int64_t 
     end_with(host, end, RVT_END_STOPPED, "%s", host->stop_text);
     return true;
   }
-  if (!*main_ended_ns && host->main_pid && spawned_ended(host, host->main_pid, &end->exit_code)) *main_ended_ns = real_ns;
+  if (!*main_ended_ns && host->main_pid && spawned_ended(host, host->main_pid, &end->exit_code))
+    *main_ended_ns = real_ns;
   if (*main_ended_ns && (real_ns - *main_ended_ns > o->grace_ms * 1000000ll || rvt_init_tree_empty(host))) {
     end_with(host, end, RVT_END_EXIT, "the program ended with code %d", end->exit_code);
     return true;
   }
   if (o->limit_virtual_ns && host->core.now_ns - host->start_ns > o->limit_virtual_ns) {
-    end_with(host, end, RVT_END_LIMIT, "the limit of %.3f virtual seconds has passed", (double)o->limit_virtual_ns / 1e9);
+    end_with(host, end, RVT_END_LIMIT, "the limit of %.3f virtual seconds has passed",
+             (double)o->limit_virtual_ns / 1e9);
     return true;
   }
   if (o->limit_real_ms && real_ns - host->real_start_ns > o->limit_real_ms * 1000000ll) {
     end_with(host, end, RVT_END_LIMIT, "the limit of %.3f real seconds has passed", (double)o->limit_real_ms / 1e3);
     return true;
   }
-  if (host->idle_since_real_ns && o->deadlock_ms > 0 && real_ns - host->idle_since_real_ns > o->deadlock_ms * 1000000ll &&
-      !host->actors && !host->holds && !host->paused && !host->externals) {
+  if (host->idle_since_real_ns && o->deadlock_ms > 0 &&
+      real_ns - host->idle_since_real_ns > o->deadlock_ms * 1000000ll && !host->actors && !host->holds &&
+      !host->paused && !host->externals) {
     end_with(host, end, RVT_END_DEADLOCK, "deadlock: every thread waits and no wait has a time-out\n");
     return true;
   }

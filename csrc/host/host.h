@@ -21,20 +21,20 @@
 
 #define RVT_MAX_SOFTIRQ 1024
 #define RVT_MAX_SPAWNED 256
-#define RVT_STOPPED_MOST_NS 30000000000ll  /* a stopped process may hold the run so long */
+#define RVT_STOPPED_MOST_NS 30000000000ll   /* a stopped process may hold the run so long */
 #define RVT_EXTERNAL_MOST_NS 120000000000ll /* peers outside may hold the clock so long in all */
 
 /* What the coordinator knows of a slot beyond the page. Valid while `owner_gen` matches. */
 struct rvt_watch {
   uint64_t generation;
   int32_t pid, tid;
-  int wchan_fd;      /* /proc/<pid>/task/<tid>/wchan, -1 */
-  int syscall_fd;    /* .../syscall, opened when needed, -1 */
-  int schedstat_fd;  /* opened for unmarked threads only, -1 */
-  uint64_t runs;     /* schedstat run count of an unmarked thread */
-  int evfd;          /* our copy of the thread's eventfd, -1 */
+  int wchan_fd;     /* /proc/<pid>/task/<tid>/wchan, -1 */
+  int syscall_fd;   /* .../syscall, opened when needed, -1 */
+  int schedstat_fd; /* opened for unmarked threads only, -1 */
+  uint64_t runs;    /* schedstat run count of an unmarked thread */
+  int evfd;         /* our copy of the thread's eventfd, -1 */
   uint32_t evfd_version;
-  int64_t first_ns;  /* host time at which the slot was first seen in its present starting state */
+  int64_t first_ns; /* host time at which the slot was first seen in its present starting state */
 };
 
 /* One slot in one proof. */
@@ -80,11 +80,11 @@ struct rvt_host {
   int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
   int64_t backoff_ns;
   int64_t stopped_since_ns;
-  uint32_t externals;           /* open conversations with peers outside the run */
-  int64_t external_mark_ns;     /* real time up to which the clock has followed them; 0 = something ran since */
+  uint32_t externals;       /* open conversations with peers outside the run */
+  int64_t external_mark_ns; /* real time up to which the clock has followed them; 0 = something ran since */
   int64_t external_waited_ns;
-  bool packets; /* the last proof failed only because packets may be under way, perhaps those of strangers */
-  bool ending; /* threads on their way out, whose end nobody announces */
+  bool packets;      /* the last proof failed only because packets may be under way, perhaps those of strangers */
+  bool ending;       /* threads on their way out, whose end nobody announces */
   uint32_t unmarked; /* threads accepted by the slow proof the last time */
   uint64_t jumps, fires, rounds, aborts, slow_proofs, proof_ns, threads_seen;
 
@@ -117,7 +117,7 @@ enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch);
 enum rvt_kernel rvt_kernel_unmarked(struct rvt_host *host, struct rvt_watch *watch, bool again);
 void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes);
 char rvt_kernel_state(int pid, int tid); /* R S D T Z..., 0 = gone */
-void rvt_kernel_try_wchan(int pid); /* with a process that sleeps */
+void rvt_kernel_try_wchan(int pid);      /* with a process that sleeps */
 void rvt_kernel_find_softirq(struct rvt_host *host);
 bool rvt_kernel_softirq_busy(struct rvt_host *host);
 void rvt_kernel_name(int pid, int tid, char *name, size_t bytes);
@@ -138,9 +138,9 @@ void rvt_host_sleep(struct rvt_host *host, uint32_t futex, int64_t limit_ns);
 
 /* proof.c */
 enum rvt_proof {
-  RVT_PROVED,     /* views filled in */
-  RVT_BUSY,       /* something runs, starts, ends or has not answered its kick */
-  RVT_UNCERTAIN,  /* nothing runs, yet a thread waits in a call that proves nothing */
+  RVT_PROVED,    /* views filled in */
+  RVT_BUSY,      /* something runs, starts, ends or has not answered its kick */
+  RVT_UNCERTAIN, /* nothing runs, yet a thread waits in a call that proves nothing */
 };
 enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *count);
 void rvt_fire(struct rvt_host *host, const struct rvt_view *view, uint32_t kick);

@@ -176,7 +176,8 @@ static _Noreturn void init_main(int socket, char *area, struct rvt_page *page) {
     struct request request;
     struct iovec iov = {&request, sizeof(request)};
     char control[CMSG_SPACE(3 * sizeof(int))];
-    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    struct msghdr message = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
     ssize_t n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
     if (n <= 0) {
       int pids[1];
@@ -189,18 +190,14 @@ static _Noreturn void init_main(int socket, char *area, struct rvt_page *page) {
     if (head && head->cmsg_type == SCM_RIGHTS) memcpy(fds, CMSG_DATA(head), sizeof(fds));
     struct reply reply = {0};
     switch (request.kind) {
-      case REQUEST_SPAWN:
-        spawn(socket, &request, area, page, fds);
-        break;
-      case REQUEST_KILL:
-        reply = (struct reply){REPLY_COUNT, kill_tree(socket), 0, 0};
-        break;
-      case REQUEST_COUNT: {
-        int pids[1024];
-        collect(socket);
-        reply = (struct reply){REPLY_COUNT, children(pids, 1024), 0, 0};
-        break;
-      }
+    case REQUEST_SPAWN: spawn(socket, &request, area, page, fds); break;
+    case REQUEST_KILL: reply = (struct reply){REPLY_COUNT, kill_tree(socket), 0, 0}; break;
+    case REQUEST_COUNT: {
+      int pids[1024];
+      collect(socket);
+      reply = (struct reply){REPLY_COUNT, children(pids, 1024), 0, 0};
+      break;
+    }
     }
     for (int i = 0; i < 3; i++)
       if (fds[i] >= 0) close(fds[i]);
@@ -273,7 +270,8 @@ int rvt_init_spawn(struct rvt_host *host, const char *const *argv, const char *c
   for (; argv[request.argc]; request.argc++) bad |= put(&at, end, argv[request.argc]);
   for (; env[request.envc]; request.envc++) bad |= put(&at, end, env[request.envc]);
   if (cwd) bad |= put(&at, end, cwd);
-  if (bad || request.argc + request.envc + 2 > RVT_SPAWN_STRINGS) return rvt_host_fail("the command line and environment are too long");
+  if (bad || request.argc + request.envc + 2 > RVT_SPAWN_STRINGS)
+    return rvt_host_fail("the command line and environment are too long");
   int real[3];
   for (int i = 0; i < 3; i++) real[i] = fds[i] >= 0 ? fds[i] : i;
   struct iovec iov = {&request, sizeof(request)};

@@ -42,54 +42,51 @@ void rvt_kernel_unwatch(struct rvt_watch *watch) {
 /* Calls that return only when another thread, a signal or a device makes them. */
 static bool waits(long number) {
   switch (number) {
-    case SYS_futex:
-    case 449: /* futex_waitv */
-    case 455: /* futex_wait */
-    case SYS_ppoll:
-    case SYS_pselect6:
-    case SYS_epoll_pwait:
-    case 441: /* epoll_pwait2 */
-    case SYS_recvfrom:
-    case SYS_recvmsg:
-    case SYS_recvmmsg:
-    case SYS_accept:
-    case SYS_accept4:
-    case SYS_connect:
-    case SYS_wait4:
-    case SYS_waitid:
-    case SYS_rt_sigtimedwait:
-    case SYS_rt_sigsuspend:
-    case SYS_restart_syscall:
-    case SYS_flock:
-    case SYS_fcntl: /* F_SETLKW; nothing else of it sleeps */
-    case SYS_semop:
-    case SYS_msgrcv:
-    case SYS_msgsnd:
+  case SYS_futex:
+  case 449: /* futex_waitv */
+  case 455: /* futex_wait */
+  case SYS_ppoll:
+  case SYS_pselect6:
+  case SYS_epoll_pwait:
+  case 441: /* epoll_pwait2 */
+  case SYS_recvfrom:
+  case SYS_recvmsg:
+  case SYS_recvmmsg:
+  case SYS_accept:
+  case SYS_accept4:
+  case SYS_connect:
+  case SYS_wait4:
+  case SYS_waitid:
+  case SYS_rt_sigtimedwait:
+  case SYS_rt_sigsuspend:
+  case SYS_restart_syscall:
+  case SYS_flock:
+  case SYS_fcntl: /* F_SETLKW; nothing else of it sleeps */
+  case SYS_semop:
+  case SYS_msgrcv:
+  case SYS_msgsnd:
 #ifdef SYS_poll
-    case SYS_poll:
-    case SYS_select:
-    case SYS_epoll_wait:
-    case SYS_pause:
+  case SYS_poll:
+  case SYS_select:
+  case SYS_epoll_wait:
+  case SYS_pause:
 #endif
-      return true;
-    default:
-      return false;
+    return true;
+  default: return false;
   }
 }
 
 /* Calls that wait only on some descriptors: the slot's mark, or the descriptor, decides. */
 static bool transfers(long number) {
   switch (number) {
-    case SYS_read:
-    case SYS_readv:
-    case SYS_write:
-    case SYS_writev:
-    case SYS_sendto:
-    case SYS_sendmsg:
-    case SYS_sendmmsg:
-      return true;
-    default:
-      return false;
+  case SYS_read:
+  case SYS_readv:
+  case SYS_write:
+  case SYS_writev:
+  case SYS_sendto:
+  case SYS_sendmsg:
+  case SYS_sendmmsg: return true;
+  default: return false;
   }
 }
 
@@ -119,12 +116,30 @@ static enum rvt_kernel read_syscall(struct rvt_watch *watch, long *number, unsig
 
 /* Where threads sleep in the calls of `waits` and `transfers`: names that need no further look. Others cost one. */
 static const char *const sleeping_places[] = {
-    "futex_do_wait",   "futex_wait_queue",  "futex_sleep_multiple",      "futex_wait_multiple",
-    "do_epoll_wait",   "ep_poll",           "do_sys_poll",               "do_poll",
-    "do_select",       "poll_schedule_timeout", "pipe_read",             "anon_pipe_read",
-    "sk_wait_data",    "wait_woken",        "unix_stream_read_generic",  "unix_stream_data_wait",
-    "inet_csk_accept", "do_wait",           "__skb_wait_for_more_packets", "sigsuspend",
-    "do_sigtimedwait", "eventfd_read",      "poll_schedule_timeout.constprop.0", "__do_sys_pause",
+    "futex_do_wait",
+    "futex_wait_queue",
+    "futex_sleep_multiple",
+    "futex_wait_multiple",
+    "do_epoll_wait",
+    "ep_poll",
+    "do_sys_poll",
+    "do_poll",
+    "do_select",
+    "poll_schedule_timeout",
+    "pipe_read",
+    "anon_pipe_read",
+    "sk_wait_data",
+    "wait_woken",
+    "unix_stream_read_generic",
+    "unix_stream_data_wait",
+    "inet_csk_accept",
+    "do_wait",
+    "__skb_wait_for_more_packets",
+    "sigsuspend",
+    "do_sigtimedwait",
+    "eventfd_read",
+    "poll_schedule_timeout.constprop.0",
+    "__do_sys_pause",
 };
 
 static bool sleeping_place(const char *name) {
@@ -178,7 +193,8 @@ enum rvt_kernel rvt_kernel_marked(struct rvt_watch *watch) {
 }
 
 static bool writes(long number) {
-  return number == SYS_write || number == SYS_writev || number == SYS_sendto || number == SYS_sendmsg || number == SYS_sendmmsg;
+  return number == SYS_write || number == SYS_writev || number == SYS_sendto || number == SYS_sendmsg ||
+         number == SYS_sendmmsg;
 }
 
 /* Does a program of the run read this pipe? Looked up rarely: only for threads that wait with a full pipe. */
@@ -224,7 +240,8 @@ static bool waiting_file(struct rvt_host *host, int pid, unsigned long fd, bool 
   target[n] = 0;
   if (!strncmp(target, "pipe:", 5)) return !write || pipe_has_reader(host, pid, fd, target);
   if (!strncmp(target, "socket:", 7) || !strncmp(target, "anon_inode:[event", 17)) return true;
-  return !write && (!strncmp(target, "/dev/pts/", 9) || !strncmp(target, "/dev/tty", 8) || !strncmp(target, "/dev/console", 12));
+  return !write &&
+         (!strncmp(target, "/dev/pts/", 9) || !strncmp(target, "/dev/tty", 8) || !strncmp(target, "/dev/console", 12));
 }
 
 /* A thread blocked where the library marked nothing. `again`: the second look, nothing may have run between. */

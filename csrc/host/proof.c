@@ -65,8 +65,8 @@ static void extend_scan(struct rvt_host *host) {
 }
 
 struct first_look {
-  int count;      /* quiescent candidates in host->seen */
-  int unmarked;   /* of them with an even sequence number */
+  int count;    /* quiescent candidates in host->seen */
+  int unmarked; /* of them with an even sequence number */
   int actors;
   bool busy;
 };
@@ -80,22 +80,19 @@ static struct first_look look(struct rvt_host *host) {
     struct rvt_slot *slot = &host->page->slots[index];
     uint64_t owner = rvt_load(&slot->owner);
     switch (RVT_STATE(owner)) {
-      case RVT_SLOT_FREE:
-        continue;
-      case RVT_SLOT_STARTING:
-      case RVT_SLOT_SPAWNING:
-        check_starting(host, index, owner);
-        found.busy = true;
-        continue;
-      case RVT_SLOT_EXITING:
-        if (watch_slot(host, index, owner) && rvt_kernel_marked(&host->watch[index]) == RVT_KERNEL_GONE)
-          rvt_host_reap(host, index, owner);
-        else host->last_runnable_real_ns = rvt_real_ns();
-        host->ending = found.busy = true;
-        continue;
-      case RVT_SLOT_ACTOR:
-        found.actors++;
-        break;
+    case RVT_SLOT_FREE: continue;
+    case RVT_SLOT_STARTING:
+    case RVT_SLOT_SPAWNING:
+      check_starting(host, index, owner);
+      found.busy = true;
+      continue;
+    case RVT_SLOT_EXITING:
+      if (watch_slot(host, index, owner) && rvt_kernel_marked(&host->watch[index]) == RVT_KERNEL_GONE)
+        rvt_host_reap(host, index, owner);
+      else host->last_runnable_real_ns = rvt_real_ns();
+      host->ending = found.busy = true;
+      continue;
+    case RVT_SLOT_ACTOR: found.actors++; break;
     }
     if (rvt_load(&slot->flags) & RVT_FLAG_INTERNAL) {
       if (watch_slot(host, index, owner) && rvt_kernel_marked(&host->watch[index]) == RVT_KERNEL_GONE)
@@ -191,8 +188,10 @@ static void add_timers(struct rvt_host *host, struct rvt_view *views, int *count
     host->externals += kind == RVT_TIMER_EXTERNAL;
     int64_t deadline_ns = rvt_load(&timer->deadline_ns);
     if ((kind != RVT_TIMER_SIGNAL && kind != RVT_TIMER_FD) || deadline_ns == RVT_FOREVER_NS) continue;
-    views[(*count)++] = (struct rvt_view){
-        .deadline_ns = deadline_ns, .order = timer->order, .kind = RVT_WAIT_SLEEP, .index = (int32_t)(RVT_MAX_SLOTS + i)};
+    views[(*count)++] = (struct rvt_view){.deadline_ns = deadline_ns,
+                                          .order = timer->order,
+                                          .kind = RVT_WAIT_SLEEP,
+                                          .index = (int32_t)(RVT_MAX_SLOTS + i)};
   }
 }
 

@@ -7,13 +7,13 @@
 #include <unistd.h>
 
 static const char *const kinds[] = {
-    [RVT_WAIT_SLEEP] = "sleep",       [RVT_WAIT_FUTEX] = "futex",         [RVT_WAIT_SEM] = "semaphore",
-    [RVT_WAIT_COND] = "condition",    [RVT_WAIT_MUTEX] = "mutex",         [RVT_WAIT_RWLOCK] = "read-write lock",
-    [RVT_WAIT_JOIN] = "thread end",   [RVT_WAIT_BARRIER] = "barrier",     [RVT_WAIT_CHILD] = "child process",
-    [RVT_WAIT_SIGNAL] = "signal",     [RVT_WAIT_READ] = "read",           [RVT_WAIT_WRITE] = "write",
-    [RVT_WAIT_ACCEPT] = "accept",     [RVT_WAIT_CONNECT] = "connect",     [RVT_WAIT_POLL] = "poll",
-    [RVT_WAIT_SELECT] = "select",     [RVT_WAIT_EPOLL] = "epoll",         [RVT_WAIT_DEVICE] = "device",
-    [RVT_WAIT_CHARGE] = "host time",  [RVT_WAIT_SPIN] = "busy-polling",   [RVT_WAIT_CLOCK] = "reading the clock",
+    [RVT_WAIT_SLEEP] = "sleep",      [RVT_WAIT_FUTEX] = "futex",       [RVT_WAIT_SEM] = "semaphore",
+    [RVT_WAIT_COND] = "condition",   [RVT_WAIT_MUTEX] = "mutex",       [RVT_WAIT_RWLOCK] = "read-write lock",
+    [RVT_WAIT_JOIN] = "thread end",  [RVT_WAIT_BARRIER] = "barrier",   [RVT_WAIT_CHILD] = "child process",
+    [RVT_WAIT_SIGNAL] = "signal",    [RVT_WAIT_READ] = "read",         [RVT_WAIT_WRITE] = "write",
+    [RVT_WAIT_ACCEPT] = "accept",    [RVT_WAIT_CONNECT] = "connect",   [RVT_WAIT_POLL] = "poll",
+    [RVT_WAIT_SELECT] = "select",    [RVT_WAIT_EPOLL] = "epoll",       [RVT_WAIT_DEVICE] = "device",
+    [RVT_WAIT_CHARGE] = "host time", [RVT_WAIT_SPIN] = "busy-polling", [RVT_WAIT_CLOCK] = "reading the clock",
 };
 
 static void fd_target(int pid, uint64_t fd, char *text, size_t bytes) {
@@ -29,33 +29,31 @@ static void words(const struct rvt_host *host, const struct rvt_slot *slot, char
   const char *name = kind < sizeof(kinds) / sizeof(kinds[0]) && kinds[kind] ? kinds[kind] : "unknown wait";
   char detail[128] = "";
   switch (kind) {
-    case RVT_WAIT_READ:
-    case RVT_WAIT_ACCEPT:
-    case RVT_WAIT_CONNECT:
-    case RVT_WAIT_EPOLL:
-    case RVT_WAIT_POLL:
-    case RVT_WAIT_SELECT:
-      if ((int64_t)slot->what >= 0) fd_target(slot->pid, slot->what, detail, sizeof(detail));
-      break;
-    case RVT_WAIT_DEVICE: {
-      char what[64] = "";
-      struct iovec mine = {what, sizeof(what) - 1}, theirs = {(void *)slot->what, sizeof(what) - 1};
-      if (slot->what && process_vm_readv(slot->pid, &mine, 1, &theirs, 1, 0) > 0) snprintf(detail, sizeof(detail), ": %s", what);
-      break;
-    }
-    case RVT_WAIT_FUTEX:
-    case RVT_WAIT_SEM:
-    case RVT_WAIT_COND:
-    case RVT_WAIT_MUTEX:
-    case RVT_WAIT_RWLOCK:
-    case RVT_WAIT_BARRIER:
-      snprintf(detail, sizeof(detail), " at 0x%llx", (unsigned long long)slot->what);
-      break;
+  case RVT_WAIT_READ:
+  case RVT_WAIT_ACCEPT:
+  case RVT_WAIT_CONNECT:
+  case RVT_WAIT_EPOLL:
+  case RVT_WAIT_POLL:
+  case RVT_WAIT_SELECT:
+    if ((int64_t)slot->what >= 0) fd_target(slot->pid, slot->what, detail, sizeof(detail));
+    break;
+  case RVT_WAIT_DEVICE: {
+    char what[64] = "";
+    struct iovec mine = {what, sizeof(what) - 1}, theirs = {(void *)slot->what, sizeof(what) - 1};
+    if (slot->what && process_vm_readv(slot->pid, &mine, 1, &theirs, 1, 0) > 0)
+      snprintf(detail, sizeof(detail), ": %s", what);
+    break;
+  }
+  case RVT_WAIT_FUTEX:
+  case RVT_WAIT_SEM:
+  case RVT_WAIT_COND:
+  case RVT_WAIT_MUTEX:
+  case RVT_WAIT_RWLOCK:
+  case RVT_WAIT_BARRIER: snprintf(detail, sizeof(detail), " at 0x%llx", (unsigned long long)slot->what); break;
   }
   int64_t deadline_ns = rvt_load(&slot->deadline_ns);
   if (deadline_ns == RVT_FOREVER_NS) snprintf(text, bytes, "%s%s", name, detail);
-  else
-    snprintf(text, bytes, "%s%s until +%.6f s", name, detail, (double)(deadline_ns - host->core.now_ns) / 1e9);
+  else snprintf(text, bytes, "%s%s until +%.6f s", name, detail, (double)(deadline_ns - host->core.now_ns) / 1e9);
 }
 
 static bool describe(struct rvt_host *host, int index, struct rvt_host_thread *out) {
@@ -75,12 +73,17 @@ static bool describe(struct rvt_host *host, int index, struct rvt_host_thread *o
       .charged_ns = slot->charged_ns,
   };
   bool parked = (slot->kind & 0xff) == RVT_WAIT_SPIN || (slot->kind & 0xff) == RVT_WAIT_CLOCK;
-  out->state = state == RVT_SLOT_EXITING ? 4 : state == RVT_SLOT_ACTOR ? 5 : state != RVT_SLOT_LIVE ? 0
-               : !(seq & 1) ? 1 : parked ? 3 : 2;
+  out->state = state == RVT_SLOT_EXITING ? 4
+               : state == RVT_SLOT_ACTOR ? 5
+               : state != RVT_SLOT_LIVE  ? 0
+               : !(seq & 1)              ? 1
+               : parked                  ? 3
+                                         : 2;
   if (slot->pid > 0) rvt_kernel_name(slot->pid, slot->pid, out->process, sizeof(out->process));
   if (slot->tid > 0) rvt_kernel_name(slot->pid, slot->tid, out->thread, sizeof(out->thread));
   if (state == RVT_SLOT_ACTOR) snprintf(out->process, sizeof(out->process), "actor %d", index);
-  if (out->state == 0) snprintf(out->wait, sizeof(out->wait), "started without the preload library (static or setuid?), or loading it");
+  if (out->state == 0)
+    snprintf(out->wait, sizeof(out->wait), "started without the preload library (static or setuid?), or loading it");
   else if (out->state == 4) snprintf(out->wait, sizeof(out->wait), "ending");
   else if (seq & 1) words(host, slot, out->wait, sizeof(out->wait));
   else if (slot->tid > 0) {
@@ -109,8 +112,9 @@ void rvt_report(struct rvt_host *host, char *text, size_t bytes) {
   for (uint32_t i = 0; i < high && at + 1 < bytes; i++) {
     struct rvt_host_thread one;
     if (!describe(host, (int)i, &one)) continue;
-    int n = snprintf(text + at, bytes - at, "  %s (pid %d), thread %s (tid %d): %s%s\n", one.process, one.pid, one.thread,
-                     one.tid, one.wait, rvt_load(&host->page->slots[i].kick) ? " [woken, not answering]" : "");
+    int n =
+        snprintf(text + at, bytes - at, "  %s (pid %d), thread %s (tid %d): %s%s\n", one.process, one.pid, one.thread,
+                 one.tid, one.wait, rvt_load(&host->page->slots[i].kick) ? " [woken, not answering]" : "");
     at += n > 0 && (size_t)n < bytes - at ? (size_t)n : bytes - at - 1;
   }
 }
@@ -152,8 +156,9 @@ void rvt_trace(struct rvt_host *host, const struct rvt_view *view, const char *w
   double at_s = (double)(host->core.now_ns - host->start_ns) / 1e9;
   struct rvt_host_thread one;
   if (view->index >= RVT_MAX_SLOTS)
-    fprintf(stderr, "revati: %.6f %s timer of pid %d\n", at_s, what, host->page->timers[view->index - RVT_MAX_SLOTS].pid);
+    fprintf(stderr, "revati: %.6f %s timer of pid %d\n", at_s, what,
+            host->page->timers[view->index - RVT_MAX_SLOTS].pid);
   else if (describe(host, view->index, &one))
-    fprintf(stderr, "revati: %.6f %s %s/%s (pid %d tid %d): %s\n", at_s, what, one.process, one.thread, one.pid, one.tid,
-            one.wait);
+    fprintf(stderr, "revati: %.6f %s %s/%s (pid %d tid %d): %s\n", at_s, what, one.process, one.thread, one.pid,
+            one.tid, one.wait);
 }

@@ -20,12 +20,13 @@ static void on_signal(int signo) {
 }
 
 static _Noreturn void usage(const char *why) {
-  fprintf(stderr,
-          "rvt-run: %s\n"
-          "usage: rvt-run [--preload LIB] [--policy free|modelled|measured] [--charge PPM] [--concurrent] [--trace]\n"
-          "               [--quiet] [--limit SECONDS] [--real-limit SECONDS] [--idle-ok] [--stretch N] [--kernel-us US]\n"
-          "               [--] CMD...\n",
-          why);
+  fprintf(
+      stderr,
+      "rvt-run: %s\n"
+      "usage: rvt-run [--preload LIB] [--policy free|modelled|measured] [--charge PPM] [--concurrent] [--trace]\n"
+      "               [--quiet] [--limit SECONDS] [--real-limit SECONDS] [--idle-ok] [--stretch N] [--kernel-us US]\n"
+      "               [--] CMD...\n",
+      why);
   exit(2);
 }
 
@@ -78,7 +79,8 @@ int main(int argc, char **argv) {
     } else usage("unknown option");
   }
   if (at >= argc) usage("no command");
-  if (!options.preload && !(options.preload = find_preload())) usage("no preload library: --preload LIB or RVT_PRELOAD");
+  if (!options.preload && !(options.preload = find_preload()))
+    usage("no preload library: --preload LIB or RVT_PRELOAD");
   char full[PATH_MAX];
   if (!realpath(options.preload, full)) usage("the preload library does not exist");
   options.preload = full;

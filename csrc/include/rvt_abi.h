@@ -25,8 +25,8 @@ enum rvt_slot_state {
   RVT_SLOT_STARTING = 1, /* taken by the creator for a thread or process that has not reported yet; never quiescent */
   RVT_SLOT_SPAWNING = 2, /* the same for a spawned process whose pid the creator does not know yet */
   RVT_SLOT_LIVE = 3,
-  RVT_SLOT_EXITING = 4,  /* on its way out; counts as running until the kernel says that it is gone */
-  RVT_SLOT_ACTOR = 5,    /* not a thread: an external client of the coordinator */
+  RVT_SLOT_EXITING = 4, /* on its way out; counts as running until the kernel says that it is gone */
+  RVT_SLOT_ACTOR = 5,   /* not a thread: an external client of the coordinator */
 };
 
 /* What a thread waits for. Bit 8 set: the kick is delivered through the slot's eventfd, else by futex on `kick`. */
@@ -56,7 +56,12 @@ enum rvt_wait_kind {
   RVT_WAIT_EVENTFD = 0x100,
 };
 
-enum rvt_kick { RVT_KICK_NONE = 0, RVT_KICK_FIRED = 1, RVT_KICK_ROUND = 2, RVT_KICK_SIGNAL = 3 /* by the thread itself */ };
+enum rvt_kick {
+  RVT_KICK_NONE = 0,
+  RVT_KICK_FIRED = 1,
+  RVT_KICK_ROUND = 2,
+  RVT_KICK_SIGNAL = 3 /* by the thread itself */
+};
 
 enum rvt_policy { RVT_POLICY_FREE = 0, RVT_POLICY_MODELLED = 1, RVT_POLICY_MEASURED = 2 };
 
@@ -76,9 +81,9 @@ struct rvt_slot {
   uint32_t flags;      /* enum rvt_slot_flag */
   int32_t pid;
   int32_t tid;
-  uint64_t order;      /* stable identity: launch path and creation index, the same in every run; breaks ties */
-  uint32_t events;     /* effects and blocking waits so far: a spin round is clean when no sum changed */
-  int32_t evfd;        /* number of the thread's eventfd in its own process, -1 = none */
+  uint64_t order;  /* stable identity: launch path and creation index, the same in every run; breaks ties */
+  uint32_t events; /* effects and blocking waits so far: a spin round is clean when no sum changed */
+  int32_t evfd;    /* number of the thread's eventfd in its own process, -1 = none */
   /* line 2: bookkeeping of the thread, reports */
   uint32_t evfd_version; /* changes whenever evfd is another file */
   int32_t parent_pid;
@@ -94,7 +99,13 @@ struct rvt_slot {
 
 /* A timer of a process that delivers a signal or makes a timerfd readable: fired by the coordinator. EXTERNAL is no
  * timer: an open conversation with a peer outside the run, during which the clock is no faster than real time. */
-enum rvt_timer_kind { RVT_TIMER_FREE = 0, RVT_TIMER_SIGNAL = 1, RVT_TIMER_FD = 2, RVT_TIMER_CLAIMED = 3, RVT_TIMER_EXTERNAL = 4 };
+enum rvt_timer_kind {
+  RVT_TIMER_FREE = 0,
+  RVT_TIMER_SIGNAL = 1,
+  RVT_TIMER_FD = 2,
+  RVT_TIMER_CLAIMED = 3,
+  RVT_TIMER_EXTERNAL = 4
+};
 
 struct rvt_timer {
   uint32_t kind;       /* enum rvt_timer_kind; claimed by compare-and-swap from FREE */
@@ -102,10 +113,10 @@ struct rvt_timer {
   int64_t deadline_ns; /* RVT_FOREVER_NS: disarmed */
   int64_t interval_ns; /* 0 = one shot */
   int32_t pid;
-  int32_t tid;         /* signal: target thread, 0 = process */
+  int32_t tid; /* signal: target thread, 0 = process */
   int32_t signo;
-  int32_t fd;          /* timerfd: number of the eventfd that stands in for it */
-  uint64_t value;      /* signal: sigval */
+  int32_t fd;     /* timerfd: number of the eventfd that stands in for it */
+  uint64_t value; /* signal: sigval */
   uint64_t order;
   uint64_t overruns;
 };
@@ -132,13 +143,13 @@ struct rvt_page {
 
   /* Hints that wake the coordinator; never proof. */
   int32_t running __attribute__((aligned(64))); /* slots not blocked, roughly */
-  int32_t idle_level;      /* wake the coordinator when `running` falls to this */
-  uint32_t coord_futex;    /* bumped to wake the coordinator */
-  uint32_t coord_asleep;   /* 1 = it sleeps on coord_futex */
-  uint32_t slots_high;     /* slots above this index were never used */
-  uint32_t slots_hint;     /* where to look for a free one */
+  int32_t idle_level;                           /* wake the coordinator when `running` falls to this */
+  uint32_t coord_futex;                         /* bumped to wake the coordinator */
+  uint32_t coord_asleep;                        /* 1 = it sleeps on coord_futex */
+  uint32_t slots_high;                          /* slots above this index were never used */
+  uint32_t slots_hint;                          /* where to look for a free one */
   uint32_t timers_high;
-  uint32_t failed;         /* 1 = the run has failed: everybody leaves */
+  uint32_t failed; /* 1 = the run has failed: everybody leaves */
 
   struct rvt_device_page device __attribute__((aligned(64)));
   struct rvt_timer timers[RVT_MAX_TIMERS] __attribute__((aligned(64)));

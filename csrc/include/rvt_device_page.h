@@ -14,44 +14,44 @@
 
 struct rvt_gpu {
   char name[96];
-  char uuid[40];           /* GPU-xxxxxxxx-... */
-  char pci_bus_id[16];     /* 00000000:1B:00.0 is 16 with the zero: domain in 8 digits is built on demand */
+  char uuid[40];       /* GPU-xxxxxxxx-... */
+  char pci_bus_id[16]; /* 00000000:1B:00.0 is 16 with the zero: domain in 8 digits is built on demand */
   int32_t cc_major, cc_minor;
   int32_t sm_count;
   int32_t numa_node;
-  uint64_t total_bytes;    /* as cudaMemGetInfo reports total */
+  uint64_t total_bytes;      /* as cudaMemGetInfo reports total */
   uint64_t nvml_total_bytes; /* as NVML reports total (a little more) */
-  uint64_t reserved_bytes; /* used before any process has a context */
-  uint64_t context_bytes;  /* charged for each process that has a context */
+  uint64_t reserved_bytes;   /* used before any process has a context */
+  uint64_t context_bytes;    /* charged for each process that has a context */
   uint64_t l2_bytes;
   int32_t clock_khz, mem_clock_khz, mem_bus_bits;
   int32_t power_limit_mw;
-  int32_t nvlinks;         /* active NVLink links, 0 on PCIe cards */
+  int32_t nvlinks; /* active NVLink links, 0 on PCIe cards */
   int32_t nvlink_version;
   int32_t pcie_gen, pcie_width;
   int32_t attr[RVT_MAX_ATTRS]; /* CUdevice_attribute value by its number; unused = 0 */
 };
 
 struct rvt_gpu_use {
-  uint64_t used_bytes;     /* atomic: contexts, allocations, modules, graphs of all live processes */
+  uint64_t used_bytes; /* atomic: contexts, allocations, modules, graphs of all live processes */
   uint64_t peak_bytes;
-  uint64_t busy_ns;        /* atomic: sum of predicted durations executed */
+  uint64_t busy_ns; /* atomic: sum of predicted durations executed */
 };
 
 /* One per process that made a context, so that the memory of a killed process can be given back. */
 struct rvt_gpu_client {
-  int32_t pid;             /* 0 = free; claimed by compare-and-swap */
+  int32_t pid; /* 0 = free; claimed by compare-and-swap */
   int32_t gpu;
   uint64_t used_bytes;
 };
 #define RVT_MAX_GPU_CLIENTS 128
 
 struct rvt_device_page {
-  uint32_t abi_version;    /* RVT_ABI_VERSION */
+  uint32_t abi_version; /* RVT_ABI_VERSION */
   uint32_t gpu_count;
-  int32_t driver_version;  /* 13000 = CUDA 13.0 */
-  uint32_t peer_access;    /* 1 = all pairs */
-  char driver_string[32];  /* 580.65.06 */
+  int32_t driver_version;     /* 13000 = CUDA 13.0 */
+  uint32_t peer_access;       /* 1 = all pairs */
+  char driver_string[32];     /* 580.65.06 */
   char predictor_socket[108]; /* unix socket of the predictor service; empty = constant durations */
   int64_t constant_kernel_ns; /* used when predictor_socket is empty */
   struct rvt_gpu gpus[RVT_MAX_GPUS];
@@ -61,7 +61,7 @@ struct rvt_device_page {
   uint64_t time_ns[RVT_MAX_FAMILIES][RVT_MAX_SOURCES];
   uint64_t launches[RVT_MAX_FAMILIES];
   uint64_t memo_hits, memo_misses;
-  uint64_t unknown_reads;  /* read-backs of unknown device bytes that no oracle answered */
+  uint64_t unknown_reads; /* read-backs of unknown device bytes that no oracle answered */
   uint64_t oracle_reads;
   uint64_t unsupported_calls;
 };

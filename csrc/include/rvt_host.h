@@ -21,35 +21,35 @@ struct rvt_host_options {
   int64_t limit_virtual_ns;  /* the run fails when the clock has advanced so far; 0 = no limit */
   int64_t limit_real_ms;     /* the same for real time */
   int32_t stall_ms;          /* no jump and nothing runnable for so long: failure; 0 = 1000 */
-  int32_t deadlock_ms;       /* everything blocked without a deadline for so long: failure; 0 = 3000, -1 = idle is legal */
-  int32_t grace_ms;          /* real time that the tree has to end after the main program; 0 = 3000 */
-  int32_t start_ms;          /* real time that a program may take to reach main; 0 = 30000 */
-  uint32_t idle_stretch;     /* factor for idle timers; 0 = 1000, 1 = off */
-  uint32_t spin_polls;       /* 0 = 8 */
-  uint32_t spin_rounds;      /* clean rounds of busy-pollers before a jump; 0 = 2 */
-  uint32_t trace;            /* 1 = log every jump on stderr */
-  const char *preload;       /* path of the preload library; required for rvt_host_spawn */
-  const char *idle_timers;   /* "library-substring:timeout_ms ..." ; NULL = the built-in list */
+  int32_t deadlock_ms;   /* everything blocked without a deadline for so long: failure; 0 = 3000, -1 = idle is legal */
+  int32_t grace_ms;      /* real time that the tree has to end after the main program; 0 = 3000 */
+  int32_t start_ms;      /* real time that a program may take to reach main; 0 = 30000 */
+  uint32_t idle_stretch; /* factor for idle timers; 0 = 1000, 1 = off */
+  uint32_t spin_polls;   /* 0 = 8 */
+  uint32_t spin_rounds;  /* clean rounds of busy-pollers before a jump; 0 = 2 */
+  uint32_t trace;        /* 1 = log every jump on stderr */
+  const char *preload;   /* path of the preload library; required for rvt_host_spawn */
+  const char *idle_timers; /* "library-substring:timeout_ms ..." ; NULL = the built-in list */
 };
 
 enum rvt_host_reason {
-  RVT_END_NONE = 0,      /* still running */
-  RVT_END_EXIT = 1,      /* the main program ended; exit_code says how (128 + signal when killed) */
-  RVT_END_STOPPED = 2,   /* rvt_host_stop */
-  RVT_END_DEADLOCK = 3,  /* every thread waits and no wait has a deadline */
-  RVT_END_STALL = 4,     /* nothing runnable, yet no quiescence could be proved */
-  RVT_END_LIMIT = 5,     /* limit_virtual_ns or limit_real_ms */
-  RVT_END_ERROR = 6,     /* the coordinator itself failed */
+  RVT_END_NONE = 0,     /* still running */
+  RVT_END_EXIT = 1,     /* the main program ended; exit_code says how (128 + signal when killed) */
+  RVT_END_STOPPED = 2,  /* rvt_host_stop */
+  RVT_END_DEADLOCK = 3, /* every thread waits and no wait has a deadline */
+  RVT_END_STALL = 4,    /* nothing runnable, yet no quiescence could be proved */
+  RVT_END_LIMIT = 5,    /* limit_virtual_ns or limit_real_ms */
+  RVT_END_ERROR = 6,    /* the coordinator itself failed */
 };
 
 struct rvt_host_end {
-  int32_t reason;        /* enum rvt_host_reason */
-  int32_t exit_code;     /* of the main program; -1 when it did not end by itself */
-  int32_t killed;        /* processes that had to be killed at the end */
+  int32_t reason;    /* enum rvt_host_reason */
+  int32_t exit_code; /* of the main program; -1 when it did not end by itself */
+  int32_t killed;    /* processes that had to be killed at the end */
   int32_t reserved;
-  int64_t virtual_ns;    /* how far the clock went */
-  int64_t real_ns;       /* how long it took */
-  char text[8192];       /* cause in one sentence, then one line per thread for deadlock and stall */
+  int64_t virtual_ns; /* how far the clock went */
+  int64_t real_ns;    /* how long it took */
+  char text[8192];    /* cause in one sentence, then one line per thread for deadlock and stall */
 };
 
 struct rvt_host_status {
@@ -71,22 +71,22 @@ struct rvt_host_status {
   uint32_t actors;       /* external clients */
   uint32_t holds;        /* rvt_host_hold not yet released */
   uint32_t paused;
-  uint32_t ended;        /* enum rvt_host_reason */
+  uint32_t ended; /* enum rvt_host_reason */
 };
 
 struct rvt_host_thread {
   int32_t pid, tid;
-  int32_t state;         /* 0 starting, 1 running, 2 blocked, 3 parked busy-poller, 4 exiting, 5 actor */
-  uint32_t kind;         /* enum rvt_wait_kind of rvt_abi.h */
-  int64_t deadline_ns;   /* INT64_MAX: none */
-  uint64_t order;        /* stable identity */
-  uint64_t waits;        /* blocking waits entered */
-  uint64_t spins;        /* times parked */
-  uint64_t fired;        /* jumps caused */
-  uint64_t charged_ns;   /* host time charged */
-  char process[32];      /* command name */
-  char thread[32];       /* thread name */
-  char wait[96];         /* the wait in words */
+  int32_t state;       /* 0 starting, 1 running, 2 blocked, 3 parked busy-poller, 4 exiting, 5 actor */
+  uint32_t kind;       /* enum rvt_wait_kind of rvt_abi.h */
+  int64_t deadline_ns; /* INT64_MAX: none */
+  uint64_t order;      /* stable identity */
+  uint64_t waits;      /* blocking waits entered */
+  uint64_t spins;      /* times parked */
+  uint64_t fired;      /* jumps caused */
+  uint64_t charged_ns; /* host time charged */
+  char process[32];    /* command name */
+  char thread[32];     /* thread name */
+  char wait[96];       /* the wait in words */
 };
 
 /* NULL on failure: rvt_host_error() tells why. */

@@ -87,7 +87,7 @@ enum rvt_family {
   RVT_FAM_COUNT = 16,
 };
 
-#define RVT_PRED_NEEDS_BATCH 1u /* the duration depends on nseq/q_len/kv_len: the memo key must include them */
+#define RVT_PRED_NEEDS_BATCH 1u  /* the duration depends on nseq/q_len/kv_len: the memo key must include them */
 #define RVT_PRED_NEEDS_TOKENS 2u /* depends on the number of scheduled tokens only */
 
 struct rvt_prediction {

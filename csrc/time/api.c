@@ -43,7 +43,8 @@ void rvt_progress(void) {
 /* The thread may wait for a process outside the run: no proof may take that for a wait of the program. */
 void rvt_internal_begin(void) {
   struct rvt_self *self = &rvt_self_tls;
-  if (!self->internal && rvt_mode == RVT_MODE_MANAGED && rvt_the_page->policy == RVT_POLICY_MEASURED) rvt_charge_account();
+  if (!self->internal && rvt_mode == RVT_MODE_MANAGED && rvt_the_page->policy == RVT_POLICY_MEASURED)
+    rvt_charge_account();
   if (!self->internal++ && self->slot) __atomic_or_fetch(&self->slot->flags, RVT_FLAG_INTERNAL, __ATOMIC_SEQ_CST);
 }
 

@@ -49,7 +49,8 @@ int64_t rvt_local_ns(void) {
   if (policy == RVT_POLICY_FREE) return now_ns;
   if (policy == RVT_POLICY_MEASURED) rvt_charge_account();
   if (self->local_ns > now_ns) now_ns = self->local_ns;
-  if (now_ns < self->seen_ns) rvt_fail("a thread's local time went back by %lld ns", (long long)(self->seen_ns - now_ns));
+  if (now_ns < self->seen_ns)
+    rvt_fail("a thread's local time went back by %lld ns", (long long)(self->seen_ns - now_ns));
   self->seen_ns = now_ns;
   return now_ns;
 }
@@ -126,6 +127,7 @@ void rvt_take_charge(const void *object) {
 }
 
 void rvt_charge_ns(int64_t cost_ns) {
-  if (cost_ns > 0 && rvt_mode == RVT_MODE_MANAGED && rvt_the_page->policy == RVT_POLICY_MODELLED && !rvt_self_tls.internal)
+  if (cost_ns > 0 && rvt_mode == RVT_MODE_MANAGED && rvt_the_page->policy == RVT_POLICY_MODELLED &&
+      !rvt_self_tls.internal)
     advance(&rvt_self_tls, cost_ns);
 }

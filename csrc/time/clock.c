@@ -8,21 +8,16 @@
 /* The clocks that follow virtual time; CPU-time clocks stay the host's. */
 static bool is_virtual(clockid_t clock, bool *realtime) {
   switch (clock) {
-    case CLOCK_REALTIME:
-    case CLOCK_REALTIME_COARSE:
-    case CLOCK_TAI:
-      *realtime = true;
-      return true;
-    case CLOCK_MONOTONIC:
-    case CLOCK_MONOTONIC_RAW:
-    case CLOCK_MONOTONIC_COARSE:
-    case CLOCK_BOOTTIME:
-    case CLOCK_REALTIME_ALARM:
-    case CLOCK_BOOTTIME_ALARM:
-      *realtime = clock == CLOCK_REALTIME_ALARM;
-      return true;
-    default:
-      return false;
+  case CLOCK_REALTIME:
+  case CLOCK_REALTIME_COARSE:
+  case CLOCK_TAI: *realtime = true; return true;
+  case CLOCK_MONOTONIC:
+  case CLOCK_MONOTONIC_RAW:
+  case CLOCK_MONOTONIC_COARSE:
+  case CLOCK_BOOTTIME:
+  case CLOCK_REALTIME_ALARM:
+  case CLOCK_BOOTTIME_ALARM: *realtime = clock == CLOCK_REALTIME_ALARM; return true;
+  default: return false;
   }
 }
 

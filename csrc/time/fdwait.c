@@ -5,9 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int64_t deadline_of_ms(int ms) {
-  return ms < 0 ? RVT_FOREVER_NS : rvt_deadline_after((int64_t)ms * 1000000);
-}
+static int64_t deadline_of_ms(int ms) { return ms < 0 ? RVT_FOREVER_NS : rvt_deadline_after((int64_t)ms * 1000000); }
 
 static int poll_with(struct pollfd *fds, nfds_t count, int64_t deadline_ns, bool zero, const sigset_t *mask) {
   struct timespec now = {0, 0};
@@ -47,7 +45,8 @@ RVT_EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *t,
   return poll_with(fds, count, rvt_deadline_after(delay_ns), delay_ns == 0, mask);
 }
 
-RVT_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *t, const sigset_t *mask, size_t bytes) {
+RVT_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *t, const sigset_t *mask,
+                           size_t bytes) {
   if (bytes / sizeof(*fds) < count) abort();
   return ppoll(fds, count, t, mask);
 }
@@ -105,8 +104,9 @@ RVT_EXPORT int select(int n, fd_set *in, fd_set *out, fd_set *bad, struct timeva
       errno = EINVAL;
       return -1;
     }
-    delay_ns = t->tv_sec > INT64_MAX / RVT_NS_PER_S - 2 ? RVT_FOREVER_NS
-                                                        : (int64_t)t->tv_sec * RVT_NS_PER_S + (int64_t)t->tv_usec * 1000;
+    delay_ns = t->tv_sec > INT64_MAX / RVT_NS_PER_S - 2
+                   ? RVT_FOREVER_NS
+                   : (int64_t)t->tv_sec * RVT_NS_PER_S + (int64_t)t->tv_usec * 1000;
   }
   int64_t deadline_ns = rvt_deadline_after(delay_ns);
   int result = select_with(n, in, out, bad, deadline_ns, delay_ns == 0, NULL);
@@ -160,16 +160,14 @@ static int epoll_with(int epfd, struct epoll_event *events, int max, int64_t dea
 RVT_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout_ms, const sigset_t *mask) {
   if (!rvt_on()) return rvt_real.epoll_pwait(epfd, events, max, timeout_ms, mask);
   int64_t delay_ns = timeout_ms < 0 ? RVT_FOREVER_NS : (int64_t)timeout_ms * 1000000;
-  if (timeout_ms > 0 && rvt_idle_timer(__builtin_return_address(0), delay_ns))
-    delay_ns *= rvt_the_page->idle_stretch;
+  if (timeout_ms > 0 && rvt_idle_timer(__builtin_return_address(0), delay_ns)) delay_ns *= rvt_the_page->idle_stretch;
   return epoll_with(epfd, events, max, rvt_deadline_after(delay_ns), timeout_ms == 0, mask);
 }
 
 RVT_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout_ms) {
   if (!rvt_on()) return rvt_real.epoll_wait(epfd, events, max, timeout_ms);
   int64_t delay_ns = timeout_ms < 0 ? RVT_FOREVER_NS : (int64_t)timeout_ms * 1000000;
-  if (timeout_ms > 0 && rvt_idle_timer(__builtin_return_address(0), delay_ns))
-    delay_ns *= rvt_the_page->idle_stretch;
+  if (timeout_ms > 0 && rvt_idle_timer(__builtin_return_address(0), delay_ns)) delay_ns *= rvt_the_page->idle_stretch;
   return epoll_with(epfd, events, max, rvt_deadline_after(delay_ns), timeout_ms == 0, NULL);
 }
 

@@ -47,14 +47,14 @@ enum rvt_mode { RVT_MODE_UNKNOWN = 0, RVT_MODE_STARTING = 1, RVT_MODE_INERT = 2,
 extern int rvt_mode;
 extern struct rvt_page *rvt_the_page;
 extern char rvt_page_path[100]; /* kept: a program may clear its environment */
-extern int rvt_pid; /* of this process; another value from the kernel means: child of vfork */
+extern int rvt_pid;             /* of this process; another value from the kernel means: child of vfork */
 
 /* What a thread knows of itself. */
 struct rvt_self {
   struct rvt_slot *slot;
-  uint32_t internal;     /* depth of rvt_internal_begin */
-  uint32_t polls;        /* busy polls without effect */
-  uint32_t clock_polls;  /* clock reads without anything else */
+  uint32_t internal;    /* depth of rvt_internal_begin */
+  uint32_t polls;       /* busy polls without effect */
+  uint32_t clock_polls; /* clock reads without anything else */
   int32_t evfd;
   int64_t poll_hint_ns;  /* earliest wake-up published by polls */
   int64_t clock_spin_ns; /* how long a loop of clock reads has spun */
@@ -64,7 +64,7 @@ struct rvt_self {
   int64_t cpu_mark_ns;   /* CPU clock at the last reading (measured) */
   int64_t real_mark_ns;  /* host clock then */
   uint32_t settling;
-  uint32_t depth;        /* signal handlers running inside a wait */
+  uint32_t depth; /* signal handlers running inside a wait */
 };
 extern __thread struct rvt_self rvt_self_tls;
 

@@ -52,22 +52,22 @@ static int await_limit(int kind, int fd, int64_t limit_ns) {
 
 /* Runs a real call that may block as one marked wait. On a descriptor that does not block it is a poll, and must
  * leave no trace of a wait: a loop of them is a busy-poller. */
-#define RVT_MARKED(kind, fd, call)                         \
-  ({                                                       \
-    uint32_t polls_ = rvt_self_tls.polls;                  \
-    uint32_t events_ = rvt_self_tls.slot->events;          \
-    rvt_active();                                          \
-    rvt_block((kind), RVT_FOREVER_NS, (uint64_t)(fd));     \
-    long marked_ = (long)(call);                           \
-    int error_ = errno;                                    \
-    rvt_unblock();                                         \
-    if (marked_ < 0 && error_ == EAGAIN) {                 \
-      rvt_self_tls.polls = polls_;                         \
+#define RVT_MARKED(kind, fd, call)                            \
+  ({                                                          \
+    uint32_t polls_ = rvt_self_tls.polls;                     \
+    uint32_t events_ = rvt_self_tls.slot->events;             \
+    rvt_active();                                             \
+    rvt_block((kind), RVT_FOREVER_NS, (uint64_t)(fd));        \
+    long marked_ = (long)(call);                              \
+    int error_ = errno;                                       \
+    rvt_unblock();                                            \
+    if (marked_ < 0 && error_ == EAGAIN) {                    \
+      rvt_self_tls.polls = polls_;                            \
       rvt_store_relaxed(&rvt_self_tls.slot->events, events_); \
-      rvt_busy_poll(RVT_FOREVER_NS);                       \
-    }                                                      \
-    errno = error_;                                        \
-    marked_;                                               \
+      rvt_busy_poll(RVT_FOREVER_NS);                          \
+    }                                                         \
+    errno = error_;                                           \
+    marked_;                                                  \
   })
 
 /* A try without blocking may end where the page cache does; a program expects a file to give what it has. */
@@ -87,8 +87,8 @@ static ssize_t read_after_try(int fd, const struct iovec *iov, int count, long t
   if (!may_wait(fd)) return finish(rvt_raw(SYS_readv, fd, (long)iov, count, 0, 0, 0));
   int64_t limit_ns = receive_limit_ns(fd);
   if (limit_ns && await_limit(RVT_WAIT_READ, fd, limit_ns)) return -1;
-  return RVT_MARKED(RVT_WAIT_READ, fd, count == 1 ? rvt_real.read(fd, iov->iov_base, iov->iov_len)
-                                                  : rvt_real.readv(fd, iov, count));
+  return RVT_MARKED(RVT_WAIT_READ, fd,
+                    count == 1 ? rvt_real.read(fd, iov->iov_base, iov->iov_len) : rvt_real.readv(fd, iov, count));
 }
 
 RVT_EXPORT ssize_t read(int fd, void *buffer, size_t bytes) {
@@ -224,13 +224,15 @@ RVT_EXPORT int connect(int fd, const struct sockaddr *to, socklen_t length) {
   int type = 0, error = errno;
   socklen_t bytes = sizeof(type);
   rvt_real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes);
-  if ((result && error != EINPROGRESS) || type != SOCK_STREAM) rvt_timer_closed(fd); /* datagrams: only a route look-up */
+  if ((result && error != EINPROGRESS) || type != SOCK_STREAM)
+    rvt_timer_closed(fd); /* datagrams: only a route look-up */
   errno = error;
   return result;
 }
 
 /* Names may be asked for over the network, by calls inside libc. */
-RVT_EXPORT int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **list) {
+RVT_EXPORT int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                           struct addrinfo **list) {
   if (!rvt_on()) return rvt_real.getaddrinfo(node, service, hints, list);
   struct rvt_timer *external = rvt_external_open(-1);
   int result = rvt_real.getaddrinfo(node, service, hints, list);
@@ -254,7 +256,8 @@ static ssize_t send_limited(int fd, const struct msghdr *message, int flags, int
   int64_t deadline_ns = rvt_deadline_after(limit_ns);
   struct iovec parts[RVT_LIMITED_PARTS];
   struct msghdr rest = *message;
-  if (rest.msg_iovlen <= RVT_LIMITED_PARTS) rest.msg_iov = memcpy(parts, message->msg_iov, rest.msg_iovlen * sizeof(*parts));
+  if (rest.msg_iovlen <= RVT_LIMITED_PARTS)
+    rest.msg_iov = memcpy(parts, message->msg_iov, rest.msg_iovlen * sizeof(*parts));
   ssize_t total = 0;
   for (;;) {
     ssize_t sent = rvt_real.sendmsg(fd, &rest, flags | MSG_DONTWAIT);

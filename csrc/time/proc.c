@@ -47,10 +47,10 @@ static char *const *complete_env(char *const *env, char **room, size_t rooms, ch
 }
 
 #define RVT_ENV_ROOM 2048
-#define RVT_COMPLETE(env)                                                                        \
-  char *room_[RVT_ENV_ROOM];                                                                     \
-  char page_var_[128], preload_var_[PATH_MAX];                                                   \
-  snprintf(page_var_, sizeof(page_var_), "REVATI_PAGE=%s", rvt_page_path);                        \
+#define RVT_COMPLETE(env)                                                  \
+  char *room_[RVT_ENV_ROOM];                                               \
+  char page_var_[128], preload_var_[PATH_MAX];                             \
+  snprintf(page_var_, sizeof(page_var_), "REVATI_PAGE=%s", rvt_page_path); \
   (env) = (char *const *)complete_env((env), room_, RVT_ENV_ROOM, page_var_, preload_var_);
 
 /* Before exec: a slot that stays "starting" under this pid until the new program's constructor claims it. */
@@ -111,11 +111,11 @@ RVT_EXPORT int execv(const char *path, char *const *argv) { return execve(path, 
 RVT_EXPORT int execvp(const char *file, char *const *argv) { return execvpe(file, argv, environ); }
 
 #define RVT_MAX_ARGV 1024
-#define RVT_ARGV(first)                                           \
-  char *argv[RVT_MAX_ARGV];                                       \
-  va_list list;                                                   \
-  int n = 0;                                                      \
-  va_start(list, first);                                          \
+#define RVT_ARGV(first)                                                                               \
+  char *argv[RVT_MAX_ARGV];                                                                           \
+  va_list list;                                                                                       \
+  int n = 0;                                                                                          \
+  va_start(list, first);                                                                              \
   for (argv[n] = (char *)(first); argv[n] && n < RVT_MAX_ARGV - 2;) argv[++n] = va_arg(list, char *); \
   argv[n] = NULL;
 
@@ -153,8 +153,7 @@ static void announced(struct rvt_slot *slot, int pid, bool failed) {
   int error = errno;
   int32_t unknown = 0;
   if (failed && rvt_load(&slot->pid) == 0) rvt_slot_drop(slot);
-  else if (pid > 0)
-    __atomic_compare_exchange_n(&slot->pid, &unknown, pid, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+  else if (pid > 0) __atomic_compare_exchange_n(&slot->pid, &unknown, pid, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
   pthread_mutex_unlock(&spawn_lock);
   errno = error;
 }

@@ -69,36 +69,26 @@ RVT_EXPORT long syscall(long number, ...) {
   va_end(list);
   if (!rvt_on()) return finish(rvt_raw(number, a, b, c, d, e, f));
   switch (number) {
-    case SYS_futex:
-      return futex_call((uint32_t *)a, (int)b, (uint32_t)c, (const struct timespec *)d, (uint32_t *)e, (uint32_t)f);
-    case SYS_clock_gettime:
-      return clock_gettime((clockid_t)a, (struct timespec *)b);
-    case SYS_gettimeofday:
-      return gettimeofday((struct timeval *)a, (void *)b);
-    case SYS_nanosleep:
-      return nanosleep((const struct timespec *)a, (struct timespec *)b);
-    case SYS_clock_nanosleep:
-      return finish(-clock_nanosleep((clockid_t)a, (int)b, (const struct timespec *)c, (struct timespec *)d));
-    case SYS_epoll_pwait:
-      return epoll_pwait((int)a, (struct epoll_event *)b, (int)c, (int)d, (const sigset_t *)e);
+  case SYS_futex:
+    return futex_call((uint32_t *)a, (int)b, (uint32_t)c, (const struct timespec *)d, (uint32_t *)e, (uint32_t)f);
+  case SYS_clock_gettime: return clock_gettime((clockid_t)a, (struct timespec *)b);
+  case SYS_gettimeofday: return gettimeofday((struct timeval *)a, (void *)b);
+  case SYS_nanosleep: return nanosleep((const struct timespec *)a, (struct timespec *)b);
+  case SYS_clock_nanosleep:
+    return finish(-clock_nanosleep((clockid_t)a, (int)b, (const struct timespec *)c, (struct timespec *)d));
+  case SYS_epoll_pwait: return epoll_pwait((int)a, (struct epoll_event *)b, (int)c, (int)d, (const sigset_t *)e);
 #ifdef SYS_epoll_wait
-    case SYS_epoll_wait:
-      return epoll_wait((int)a, (struct epoll_event *)b, (int)c, (int)d);
-    case SYS_poll:
-      return poll((struct pollfd *)a, (nfds_t)b, (int)c);
-    case SYS_time:
-      return time((time_t *)a);
+  case SYS_epoll_wait: return epoll_wait((int)a, (struct epoll_event *)b, (int)c, (int)d);
+  case SYS_poll: return poll((struct pollfd *)a, (nfds_t)b, (int)c);
+  case SYS_time: return time((time_t *)a);
 #endif
-    case SYS_epoll_pwait2:
-      return epoll_pwait2((int)a, (struct epoll_event *)b, (int)c, (const struct timespec *)d, (const sigset_t *)e);
-    case SYS_ppoll:
-      return ppoll((struct pollfd *)a, (nfds_t)b, (const struct timespec *)c, (const sigset_t *)d);
-    case SYS_sched_yield:
-      return sched_yield();
-    case SYS_io_uring_setup: /* completes in kernel threads that no proof can see; libraries fall back */
-      errno = ENOSYS;
-      return -1;
-    default:
-      return finish(rvt_raw(number, a, b, c, d, e, f));
+  case SYS_epoll_pwait2:
+    return epoll_pwait2((int)a, (struct epoll_event *)b, (int)c, (const struct timespec *)d, (const sigset_t *)e);
+  case SYS_ppoll: return ppoll((struct pollfd *)a, (nfds_t)b, (const struct timespec *)c, (const sigset_t *)d);
+  case SYS_sched_yield: return sched_yield();
+  case SYS_io_uring_setup: /* completes in kernel threads that no proof can see; libraries fall back */
+    errno = ENOSYS;
+    return -1;
+  default: return finish(rvt_raw(number, a, b, c, d, e, f));
   }
 }

@@ -51,7 +51,8 @@ RVT_EXPORT int sigaction(int signo, const struct sigaction *act, struct sigactio
   void (*previous)(int, siginfo_t *, void *) = rvt_load(&handlers[signo]);
   if (act) {
     ours = *act;
-    bool default_or_ignore = !(act->sa_flags & SA_SIGINFO) && (act->sa_handler == SIG_DFL || act->sa_handler == SIG_IGN);
+    bool default_or_ignore =
+        !(act->sa_flags & SA_SIGINFO) && (act->sa_handler == SIG_DFL || act->sa_handler == SIG_IGN);
     if (!default_or_ignore) {
       rvt_store(&handlers[signo], act->sa_sigaction); /* the same word as sa_handler */
       ours.sa_sigaction = trampoline;

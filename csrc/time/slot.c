@@ -44,8 +44,8 @@ struct rvt_slot *rvt_slot_take(enum rvt_slot_state state, uint64_t order) {
     if (slot->seq & 1) rvt_store(&slot->seq, slot->seq + 1);
     rvt_page_running(1);
     uint32_t high = rvt_load(&page->slots_high);
-    while (high < index + 1 &&
-           !__atomic_compare_exchange_n(&page->slots_high, &high, index + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    while (high < index + 1 && !__atomic_compare_exchange_n(&page->slots_high, &high, index + 1, false,
+                                                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
     }
     rvt_store(&page->slots_hint, index + 1);
     if (state != RVT_SLOT_STARTING) rvt_store(&slot->owner, (taken & ~0xffull) | state);
@@ -159,7 +159,8 @@ static void *run_thread(void *opaque) {
   return start.function(start.argument);
 }
 
-RVT_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*function)(void *), void *argument) {
+RVT_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*function)(void *),
+                              void *argument) {
   if (!rvt_on()) return rvt_real.pthread_create(thread, attr, function, argument);
   rvt_active();
   rvt_zmq_check();

@@ -70,7 +70,8 @@ static void find_reals(void) {
 
 static void map_page(const char *path) {
   int fd = (int)rvt_raw(SYS_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC, 0, 0, 0);
-  if (fd < 0) rvt_fail("REVATI_PAGE=%s cannot be opened (%s): the coordinator of this run is gone", path, strerror(-fd));
+  if (fd < 0)
+    rvt_fail("REVATI_PAGE=%s cannot be opened (%s): the coordinator of this run is gone", path, strerror(-fd));
   struct stat st;
   if (fstat(fd, &st) || st.st_size < 64) rvt_fail("REVATI_PAGE=%s is no page of a coordinator", path);
   void *page = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -84,9 +84,9 @@ RVT_EXPORT int sem_clockwait(sem_t *sem, clockid_t clock, const struct timespec 
 
 /* Condition variables. */
 struct cond {
-  uint32_t state;    /* signals << 1 | may have waiters */
-  uint32_t inside;   /* threads between entry and exit of a wait: destroy waits for them */
-  int32_t clock;     /* CLOCK_REALTIME (0) or CLOCK_MONOTONIC (1) */
+  uint32_t state;  /* signals << 1 | may have waiters */
+  uint32_t inside; /* threads between entry and exit of a wait: destroy waits for them */
+  int32_t clock;   /* CLOCK_REALTIME (0) or CLOCK_MONOTONIC (1) */
   uint32_t shared;
 };
 _Static_assert(sizeof(struct cond) <= sizeof(pthread_cond_t), "a condvar must fit");
@@ -182,7 +182,8 @@ RVT_EXPORT int pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *mutex,
   if (rvt_timespec_bad(t)) return EINVAL;
   struct cond *cond = (struct cond *)c;
   const void *caller = __builtin_return_address(0);
-  return cond_until(cond, mutex, cond_deadline(cond->clock, t, caller), rvt_from_python(caller) ? RVT_PYTHON_LOCK_NS : 0);
+  return cond_until(cond, mutex, cond_deadline(cond->clock, t, caller),
+                    rvt_from_python(caller) ? RVT_PYTHON_LOCK_NS : 0);
 }
 
 RVT_EXPORT int pthread_cond_signal(pthread_cond_t *c) {
@@ -275,13 +276,13 @@ RVT_EXPORT int mtx_timedlock(mtx_t *mutex, const struct timespec *t) {
 }
 
 /* Read-write locks. */
-#define RVT_MARKED_LOCK(kind, object, call)                   \
-  ({                                                          \
-    rvt_block((kind), RVT_FOREVER_NS, (uint64_t)(object));    \
-    int marked_ = (call);                                     \
-    rvt_unblock();                                            \
-    rvt_take((const void *)(object));                         \
-    marked_;                                                  \
+#define RVT_MARKED_LOCK(kind, object, call)                \
+  ({                                                       \
+    rvt_block((kind), RVT_FOREVER_NS, (uint64_t)(object)); \
+    int marked_ = (call);                                  \
+    rvt_unblock();                                         \
+    rvt_take((const void *)(object));                      \
+    marked_;                                               \
   })
 
 RVT_EXPORT int pthread_rwlock_rdlock(pthread_rwlock_t *lock) {

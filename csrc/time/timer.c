@@ -16,7 +16,8 @@ static struct rvt_timer *take(uint32_t kind) {
   for (uint32_t i = 0; i < RVT_MAX_TIMERS; i++) {
     struct rvt_timer *timer = &page->timers[i];
     uint32_t unused = RVT_TIMER_FREE;
-    if (!__atomic_compare_exchange_n(&timer->kind, &unused, RVT_TIMER_CLAIMED, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (!__atomic_compare_exchange_n(&timer->kind, &unused, RVT_TIMER_CLAIMED, false, __ATOMIC_SEQ_CST,
+                                     __ATOMIC_SEQ_CST))
       continue;
     timer->deadline_ns = RVT_FOREVER_NS;
     timer->interval_ns = 0;
@@ -177,7 +178,9 @@ static struct rvt_timer *the_real_timer(void) {
   return real_timer;
 }
 
-static int64_t ns_of_timeval(const struct timeval *t) { return (int64_t)t->tv_sec * RVT_NS_PER_S + (int64_t)t->tv_usec * 1000; }
+static int64_t ns_of_timeval(const struct timeval *t) {
+  return (int64_t)t->tv_sec * RVT_NS_PER_S + (int64_t)t->tv_usec * 1000;
+}
 static struct timeval timeval_of(struct timespec t) {
   return (struct timeval){.tv_sec = t.tv_sec, .tv_usec = (t.tv_nsec + 999) / 1000};
 }
@@ -206,7 +209,8 @@ RVT_EXPORT unsigned alarm(unsigned seconds) {
   if (!rvt_on()) return rvt_real.alarm(seconds);
   struct itimerval value = {.it_value = {.tv_sec = seconds}}, old;
   setitimer(ITIMER_REAL, &value, &old);
-  return (unsigned)old.it_value.tv_sec + (old.it_value.tv_usec >= 500000 || (!old.it_value.tv_sec && old.it_value.tv_usec));
+  return (unsigned)old.it_value.tv_sec +
+         (old.it_value.tv_usec >= 500000 || (!old.it_value.tv_sec && old.it_value.tv_usec));
 }
 
 RVT_EXPORT useconds_t ualarm(useconds_t us, useconds_t interval_us) {

@@ -1,4 +1,5 @@
-/* Host nanoseconds per interposed call, as the program sees them. The preload library brings CUDA's symbols. Prints one JSON line. The CPU clock stays real under emulation, so it is the one to measure with.
+/* Host nanoseconds per interposed call, as the program sees them. The preload library brings CUDA's symbols. Prints one
+ * JSON line. The CPU clock stays real under emulation, so it is the one to measure with.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -18,14 +19,14 @@ static int64_t cpu_ns(void) {
   return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
-#define MEASURE(name, count, call)                                                                                     \
-  do {                                                                                                                 \
-    int64_t begin = cpu_ns();                                                                                          \
-    for (int i = 0; i < (count); i++) {                                                                                \
-      call;                                                                                                            \
-    }                                                                                                                  \
-    printf("%s\"%s\": %.1f", separator, name, (double)(cpu_ns() - begin) / (count));                                   \
-    separator = ", ";                                                                                                  \
+#define MEASURE(name, count, call)                                                   \
+  do {                                                                               \
+    int64_t begin = cpu_ns();                                                        \
+    for (int i = 0; i < (count); i++) {                                              \
+      call;                                                                          \
+    }                                                                                \
+    printf("%s\"%s\": %.1f", separator, name, (double)(cpu_ns() - begin) / (count)); \
+    separator = ", ";                                                                \
   } while (0)
 
 int main(void) {

@@ -21,13 +21,13 @@ static uint32_t draw(uint32_t below) {
 }
 
 static uint64_t seed, at_step;
-#define PROMISE(what, condition)                                                                                      \
-  do {                                                                                                                \
-    if (!(condition)) {                                                                                               \
-      fprintf(stderr, "core: seed %llu step %llu: broken: %s\n", (unsigned long long)seed, (unsigned long long)at_step, \
-              what);                                                                                                  \
-      exit(1);                                                                                                        \
-    }                                                                                                                 \
+#define PROMISE(what, condition)                                                           \
+  do {                                                                                     \
+    if (!(condition)) {                                                                    \
+      fprintf(stderr, "core: seed %llu step %llu: broken: %s\n", (unsigned long long)seed, \
+              (unsigned long long)at_step, what);                                          \
+      exit(1);                                                                             \
+    }                                                                                      \
   } while (0)
 
 static bool polls(const struct rvt_view *view) { return view->kind == RVT_WAIT_SPIN || view->kind == RVT_WAIT_CLOCK; }
@@ -35,16 +35,13 @@ static bool polls(const struct rvt_view *view) { return view->kind == RVT_WAIT_S
 static struct rvt_view fresh(int64_t now_ns, int index) {
   struct rvt_view view = {.index = index, .order = draw(5), .kind = RVT_WAIT_COND, .deadline_ns = RVT_FOREVER_NS};
   switch (draw(6)) {
-    case 0:
-      view.kind = RVT_WAIT_SPIN;
-      if (draw(2)) view.deadline_ns = now_ns + draw(1000);
-      break;
-    case 1:
-    case 2:
-      break; /* untimed */
-    default:
-      view.kind = RVT_WAIT_SLEEP;
-      view.deadline_ns = now_ns + draw(4) * 100; /* many ties, some due at once */
+  case 0:
+    view.kind = RVT_WAIT_SPIN;
+    if (draw(2)) view.deadline_ns = now_ns + draw(1000);
+    break;
+  case 1:
+  case 2: break;                                                                  /* untimed */
+  default: view.kind = RVT_WAIT_SLEEP; view.deadline_ns = now_ns + draw(4) * 100; /* many ties, some due at once */
   }
   return view;
 }
@@ -53,9 +50,9 @@ struct run {
   struct rvt_core core;
   struct rvt_view views[MAX];
   int count;
-  bool changed;      /* somebody acted since the last round */
-  int rounds;        /* given since then */
-  int64_t looked_ns; /* clock at the last round */
+  bool changed;         /* somebody acted since the last round */
+  int rounds;           /* given since then */
+  int64_t looked_ns;    /* clock at the last round */
   uint32_t events[MAX]; /* a slot's count goes on under its next owner, as in the page */
   uint64_t digest;
 };
@@ -63,12 +60,13 @@ struct run {
 static void check_fire(struct run *run, int64_t before_ns, const int *picks, int picked, int64_t cap_ns) {
   PROMISE("a fire wakes somebody", picked > 0);
   const struct rvt_view *first = &run->views[picks[0]];
-  for (int i = 0; i < picked; i++) PROMISE("only due deadlines are fired", run->views[picks[i]].deadline_ns <= run->core.now_ns);
+  for (int i = 0; i < picked; i++)
+    PROMISE("only due deadlines are fired", run->views[picks[i]].deadline_ns <= run->core.now_ns);
   for (int i = 0; i < run->count; i++) {
     const struct rvt_view *view = &run->views[i];
     PROMISE("no earlier deadline is passed over", view->deadline_ns >= first->deadline_ns || run->core.concurrent);
-    PROMISE("ties go by stable identity", run->core.concurrent || view->deadline_ns > first->deadline_ns ||
-                                              view->order >= first->order);
+    PROMISE("ties go by stable identity",
+            run->core.concurrent || view->deadline_ns > first->deadline_ns || view->order >= first->order);
     if (run->core.concurrent && view->deadline_ns <= run->core.now_ns) {
       bool fired = false;
       for (int k = 0; k < picked; k++) fired |= picks[k] == i;
@@ -76,7 +74,8 @@ static void check_fire(struct run *run, int64_t before_ns, const int *picks, int
     }
   }
   PROMISE("serial firing fires one", run->core.concurrent || picked == 1);
-  PROMISE("the clock stops at the first deadline", run->core.now_ns == (first->deadline_ns > before_ns ? first->deadline_ns : before_ns));
+  PROMISE("the clock stops at the first deadline",
+          run->core.now_ns == (first->deadline_ns > before_ns ? first->deadline_ns : before_ns));
   PROMISE("the cap holds", run->core.now_ns <= cap_ns || run->core.now_ns == before_ns);
 }
 
@@ -101,34 +100,34 @@ static void one_step(struct run *run) {
   run->digest = (run->digest ^ (uint64_t)run->core.now_ns ^ (uint64_t)step << 60 ^ (uint64_t)picked) * 1099511628211ull;
   PROMISE("the clock never goes back", run->core.now_ns >= before_ns);
   switch (step) {
-    case RVT_STEP_FIRE:
-      check_fire(run, before_ns, picks, picked, cap_ns);
-      PROMISE("pollers have looked since the last change", !pollers || !run->changed);
-      PROMISE("pollers have looked at this time", !pollers || run->looked_ns == before_ns);
-      act(run, picks[draw((uint32_t)picked)]);
-      break;
-    case RVT_STEP_ROUND:
-      PROMISE("rounds are for pollers", picked > 0);
-      for (int i = 0; i < picked; i++) PROMISE("rounds wake pollers only", polls(&run->views[picks[i]]));
-      int expected = 0;
-      for (int i = 0; i < run->count; i++) expected += polls(&run->views[i]);
-      PROMISE("a round is for every poller", picked == expected);
-      run->rounds = run->changed ? 1 : run->rounds + 1;
-      run->changed = false;
-      run->looked_ns = run->core.now_ns;
-      if (draw(6) == 0) act(run, picks[draw((uint32_t)picked)]); /* it saw something */
-      break;
-    case RVT_STEP_IDLE:
-      PROMISE("idle means no deadline", first_ns == RVT_FOREVER_NS);
-      PROMISE("idle means no poller", !pollers);
-      PROMISE("idle moves no clock", run->core.now_ns == before_ns);
-      for (int i = 0; i < run->count; i++) run->events[i] = run->views[i].events + 1;
-      run->count = 0;
-      break;
-    case RVT_STEP_CAP:
-      PROMISE("capped only before the next deadline", first_ns > cap_ns || first_ns == RVT_FOREVER_NS);
-      PROMISE("the clock goes to the cap", run->core.now_ns == (cap_ns > before_ns ? cap_ns : before_ns));
-      break;
+  case RVT_STEP_FIRE:
+    check_fire(run, before_ns, picks, picked, cap_ns);
+    PROMISE("pollers have looked since the last change", !pollers || !run->changed);
+    PROMISE("pollers have looked at this time", !pollers || run->looked_ns == before_ns);
+    act(run, picks[draw((uint32_t)picked)]);
+    break;
+  case RVT_STEP_ROUND:
+    PROMISE("rounds are for pollers", picked > 0);
+    for (int i = 0; i < picked; i++) PROMISE("rounds wake pollers only", polls(&run->views[picks[i]]));
+    int expected = 0;
+    for (int i = 0; i < run->count; i++) expected += polls(&run->views[i]);
+    PROMISE("a round is for every poller", picked == expected);
+    run->rounds = run->changed ? 1 : run->rounds + 1;
+    run->changed = false;
+    run->looked_ns = run->core.now_ns;
+    if (draw(6) == 0) act(run, picks[draw((uint32_t)picked)]); /* it saw something */
+    break;
+  case RVT_STEP_IDLE:
+    PROMISE("idle means no deadline", first_ns == RVT_FOREVER_NS);
+    PROMISE("idle means no poller", !pollers);
+    PROMISE("idle moves no clock", run->core.now_ns == before_ns);
+    for (int i = 0; i < run->count; i++) run->events[i] = run->views[i].events + 1;
+    run->count = 0;
+    break;
+  case RVT_STEP_CAP:
+    PROMISE("capped only before the next deadline", first_ns > cap_ns || first_ns == RVT_FOREVER_NS);
+    PROMISE("the clock goes to the cap", run->core.now_ns == (cap_ns > before_ns ? cap_ns : before_ns));
+    break;
   }
 }
 
