@@ -1,4 +1,4 @@
-"""The API surface as data: keeps csrc/api/*.csv, and generates stubs, the driver's name table and docs/api-table.md from it.
+"""The API surface as data: keeps csrc/api/*.csv, and generates stubs, the driver's name table and docs/api-table.md.
 
 `python csrc/api/generate.py` reads the marks in csrc/device/*.c (RVT_API, RVT_RECORDED), updates the status
 column and writes the generated files; `--check` only reports drift (exit 1). `--import-headers DIR...` adds
@@ -102,7 +102,9 @@ def header_names(text: str) -> set[str]:
     text = re.sub(r"//[^\n]*", "", text)
     newest = re.findall(r"#\s*define\s+cu\w+\s+(?:__CUDA_API_PT\w+\()?(cu[A-Z]\w+_v\d)\b", text)
     pattern = r"\b((?:__cuda|cuda|cu|cublas|nccl|pnccl|nvml)[A-Z]\w*)\s*\("
-    declared = re.findall(r"(?:CUDARTAPI|CUDAAPI|CUBLASWINAPI|ncclResult_t|CUBLASAPI|const char\s*\*)\s*" + pattern, text)
+    declared = re.findall(
+        r"(?:CUDARTAPI|CUDAAPI|CUBLASWINAPI|ncclResult_t|CUBLASAPI|const char\s*\*)\s*" + pattern, text
+    )
     return {name for name in [*declared, *newest] if not name.endswith("_cb")}
 
 
@@ -116,8 +118,16 @@ def driver_versions(typedefs: str) -> dict[str, list[int]]:
 
 def import_headers(table: Table, folders: list[Path]) -> None:
     """Newest CUDA first: the versions of a driver name come from the first header that knows it."""
-    wanted = ("cuda.h", "cuda_runtime_api.h", "crt/host_runtime.h", "cublas_api.h", "cublasLt.h", "nccl.h", "cudaProfiler.h",
-              "cuda_profiler_api.h")
+    wanted = (
+        "cuda.h",
+        "cuda_runtime_api.h",
+        "crt/host_runtime.h",
+        "cublas_api.h",
+        "cublasLt.h",
+        "nccl.h",
+        "cudaProfiler.h",
+        "cuda_profiler_api.h",
+    )
     for folder in folders:
         for file in wanted:
             path = folder / file
@@ -155,7 +165,11 @@ def stubs(table: Table) -> dict[Path, str]:
     out: dict[Path, str] = {}
     for library, rows in table.items():
         title, error = LIBRARIES[library]
-        lines = [f"/* {title}: calls that the virtual device does not support; {GENERATED}. */", '#include "device/stub.h"', ""]
+        lines = [
+            f"/* {title}: calls that the virtual device does not support; {GENERATED}. */",
+            '#include "device/stub.h"',
+            "",
+        ]
         lines += [f"RVT_STUB({row.name}, {error})" for _, row in sorted(rows.items()) if row.status == "unsupported"]
         out[CSRC / "generated" / f"stubs_{library}.c"] = "\n".join(lines) + "\n"
     return out
@@ -179,9 +193,9 @@ def proc_table(table: Table) -> str:
 def docs(table: Table) -> str:
     lines = ["# API table", "", f"<!-- {GENERATED} -->", ""]
     lines += [
-        "Every symbol of NVIDIA's public interfaces that the virtual device answers. *implemented*: does what CUDA documents;",
-        "*recorded*: accepted, without effect on the virtual device; *unsupported*: answers the library's \"not supported\" error and is",
-        "reported once on stderr with the calling library.",
+        "Every symbol of NVIDIA's public interfaces that the virtual device answers. *implemented*: does what CUDA",
+        "documents; *recorded*: accepted, without effect on the virtual device; *unsupported*: answers the library's",
+        '"not supported" error and is reported once on stderr with the calling library.',
         "",
         "| Library | implemented | recorded | unsupported |",
         "|---|---|---|---|",
@@ -190,7 +204,13 @@ def docs(table: Table) -> str:
         counts = [sum(row.status == status for row in rows.values()) for status in STATUSES]
         lines.append(f"| {LIBRARIES[library][0]} | {counts[0]} | {counts[1]} | {counts[2]} |")
     for library, rows in table.items():
-        lines += ["", f"## {LIBRARIES[library][0]}", "", "| Symbol | Status | Since | Until | Test |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {LIBRARIES[library][0]}",
+            "",
+            "| Symbol | Status | Since | Until | Test |",
+            "|---|---|---|---|---|",
+        ]
         ordered = sorted(rows.values(), key=lambda row: (STATUSES.index(row.status), row.name))
         lines += [f"| `{row.name}` | {row.status} | {row.since} | {row.until} | {row.test} |" for row in ordered]
     return "\n".join(lines) + "\n"

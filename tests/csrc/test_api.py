@@ -30,7 +30,9 @@ def table() -> dict[str, str]:
 
 def exports() -> dict[str, str]:
     """Exported functions -> symbol class of nm: T strong, W weak (a generated stub)."""
-    done = subprocess.run(["nm", "-D", "--defined-only", str(preload_library())], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["nm", "-D", "--defined-only", str(preload_library())], capture_output=True, text=True, check=True
+    )
     return {name: kind for _, kind, name in (line.split() for line in done.stdout.splitlines()) if kind in "TW"}
 
 
@@ -44,7 +46,9 @@ def test_exports_are_the_table() -> None:
 
 
 def test_generated_files_are_current() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "csrc/api/generate.py"), "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "csrc/api/generate.py"), "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 

@@ -22,7 +22,17 @@ def build(name: str, folder: Path) -> Path:
     library = preload_library()
     # The library's SONAME is libcuda.so.1: the loader takes the preloaded one for it.
     subprocess.run(
-        ["cc", "-std=gnu11", "-Wall", "-O1", f"-I{PROGRAMS}", str(PROGRAMS / f"{name}.c"), "-o", str(target), str(library)],
+        [
+            "cc",
+            "-std=gnu11",
+            "-Wall",
+            "-O1",
+            f"-I{PROGRAMS}",
+            str(PROGRAMS / f"{name}.c"),
+            "-o",
+            str(target),
+            str(library),
+        ],
         check=True,
     )
     return target
@@ -32,27 +42,35 @@ def build(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["memory", "timeline", "graph", "interface"])
 def test_program(name: str, revati: Call, tmp_path: Path) -> None:
     program = build(name, tmp_path)
-    done = revati("run", "--quiet", "--gpu", "h100-sxm", "--policy", "free", "--predictor", "constant:2", "--", str(program))
+    done = revati(
+        "run", "--quiet", "--gpu", "h100-sxm", "--policy", "free", "--predictor", "constant:2", "--", str(program)
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "passed"), done.stdout + done.stderr
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_unsupported_call_is_reported_once_with_its_caller(revati: Call, tmp_path: Path) -> None:
     source = tmp_path / "caller.c"
-    source.write_text("int cudaMallocArray(void); int main(void) { cudaMallocArray(); return cudaMallocArray() != 801; }")
+    source.write_text(
+        "int cudaMallocArray(void); int main(void) { cudaMallocArray(); return cudaMallocArray() != 801; }"
+    )
     program = tmp_path / "caller"
     subprocess.run(["cc", str(source), "-o", str(program), str(preload_library())], check=True)
     done = revati("run", "--quiet", "--gpu", "h100-sxm", "--", str(program))
     assert done.returncode == 0
     lines = [line for line in done.stderr.splitlines() if "cudaMallocArray" in line]
     assert len(lines) == 1
-    assert re.search(r"cudaMallocArray\(.*\) is not supported .*called from .*/caller\); it answers error 801", lines[0])
+    assert re.search(
+        r"cudaMallocArray\(.*\) is not supported .*called from .*/caller\); it answers error 801", lines[0]
+    )
 
 
 def test_no_device_without_emulation(tmp_path: Path) -> None:
     """A program that happens to be linked with the library and runs outside sees no GPU, and nothing crashes."""
     source = tmp_path / "outside.c"
-    source.write_text("int cudaGetDeviceCount(int *); int main(void) { int n = 9; return cudaGetDeviceCount(&n) != 100 || n; }")
+    source.write_text(
+        "int cudaGetDeviceCount(int *); int main(void) { int n = 9; return cudaGetDeviceCount(&n) != 100 || n; }"
+    )
     program = tmp_path / "outside"
     library = preload_library()
     (tmp_path / "libcuda.so.1").symlink_to(library)

@@ -19,6 +19,7 @@ PROGRAMS = Path(__file__).resolve().parent / "torch_programs"
 def test_program(name: str, revati: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     command = [sys.executable, str(PROGRAMS / f"{name}.py")]
     done = revati(
-        *("run", "--quiet", "--gpu", "h100-sxm", "--policy", "free", "--predictor", "constant:2", "--", *command), timeout=300
+        *("run", "--quiet", "--gpu", "h100-sxm", "--policy", "free", "--predictor", "constant:2", "--", *command),
+        timeout=300,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "passed"), done.stdout + done.stderr

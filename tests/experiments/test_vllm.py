@@ -72,7 +72,9 @@ def test_separate_starts_give_the_same_numbers(revati: Revati, gate: Path) -> No
     [
         (f"server.args={json.dumps([*ARGUMENTS[:-1], '512'])}", "ttft_ms", "--max-num-batched-tokens 8192 -> 512"),
         pytest.param(
-            f"server.args={json.dumps([*ARGUMENTS, '--no-enable-prefix-caching'])}", "ttft_ms", "prefix-cache hit ratio",
+            f"server.args={json.dumps([*ARGUMENTS, '--no-enable-prefix-caching'])}",
+            "ttft_ms",
+            "prefix-cache hit ratio",
             marks=pytest.mark.extended,
         ),
         pytest.param(
