@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,11 @@ _SNAPSHOT_CPU_NS = 3_000_000_000
 
 @dataclass(frozen=True)
 class ProcessPlan:
-    """One command with the variables added to its environment; its output goes to a file."""
+    """One command with the variables added to its environment (None removes one); its output goes to a file."""
 
     command: list[str]
     log: str
-    env: dict[str, str] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict)
     cwd: str | None = None
 
 
@@ -71,13 +72,14 @@ class _Session:
             stream.write(line)
 
     def start(self, process: ProcessPlan) -> subprocess.Popen[bytes]:
+        merged = dict(os.environ) | dict(process.env)
         with open(process.log, "ab") as log:
             child = subprocess.Popen(
                 process.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | process.env,
+                env={name: value for name, value in merged.items() if value is not None},
                 cwd=process.cwd,
             )
         self.children.append(child)
