@@ -365,7 +365,7 @@ def _plain_physics(*names: str) -> Callable[[Gpu, Columns], dict[str, Floats]]:
 def _deepep_us(gpu: Gpu, columns: Columns) -> Floats:
     tokens, hidden, topk, ranks = (_f(columns, c) for c in ("num_tokens", "hidden_size", "topk", "num_gpus"))
     nbytes = tokens * hidden * 2.0 * np.minimum(topk, ranks)
-    return 20.0 + 1e6 * nbytes / (0.6 * gpu.link_bytes_s)
+    return np.asarray(20.0 + 1e6 * nbytes / (0.6 * gpu.link_bytes_s))
 
 
 def _vidur_comm_us(gpu: Gpu, columns: Columns) -> Floats:
@@ -506,7 +506,7 @@ def _mixed_us(gpu: Gpu, columns: Columns) -> Floats:
         - floor
     )
     decode = np.asarray(roofline.attention_us(gpu, np.maximum(n, 1.0), 1.0, kv + 1.0, heads, kv_heads, hd, 2.0)) - floor
-    return floor + np.where(chunk > 0, prefill, 0.0) + np.where(n > 0, decode, 0.0)
+    return np.asarray(floor + np.where(chunk > 0, prefill, 0.0) + np.where(n > 0, decode, 0.0))
 
 
 def _mixed_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
