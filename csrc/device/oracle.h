@@ -40,6 +40,10 @@ int32_t rvt_oracle_token(const struct rvt_choice *choice);
 /* The n-th other plausible id for a position (alternatives in top-k logprobs); differs from `taken`. */
 int32_t rvt_oracle_alternative(const struct rvt_choice *choice, uint32_t n, int32_t taken);
 
+/* Log-probability of the rank-th likeliest token (0 is the most likely, and the one that is taken): falls off, and
+ * summed over all ranks the probabilities stay below one, as those of a real distribution do. */
+float rvt_oracle_logprob(uint32_t rank);
+
 /* Draft tokens accepted of `drafted` at this position (speculative decoding). */
 uint32_t rvt_oracle_accepted(const struct rvt_choice *choice, uint32_t drafted);
 

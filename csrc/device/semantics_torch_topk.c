@@ -1,6 +1,5 @@
 /* PyTorch's topk and cat (ATen/native/cuda: TensorTopK.cu, Shape.cu), as samplers use them for logprobs: the best ids
  * of a row of logits are made up, and joined with the chosen one. */
-#include <math.h>
 #include <string.h>
 
 #include "device/semantics.h"
@@ -35,7 +34,7 @@ static enum rvt_semantic_result topk(const struct rvt_launch *l) {
     int32_t best = sampled ? chosen->tokens[row] : rvt_oracle_token(&choice);
     for (uint32_t i = 0; i < k; i++) {
       ids[i] = i ? rvt_oracle_alternative(&choice, i - 1, best) : best;
-      numbers[i] = i ? -3.0f - 0.25f * (float)i : -0.105f;
+      numbers[i] = rvt_oracle_logprob(i);
     }
     rvt_mem_write(indices + 8ull * row * k, ids, k * 8);
     if (single) rvt_mem_write(values + 4ull * row * k, numbers, k * 4);

@@ -3,7 +3,6 @@
  * No logits exist: kernels that shape them have no effect except through what they tell the oracle (allowed
  * tokens, grammar masks); kernels that choose a token get it from the oracle.
  */
-#include <math.h>
 #include <string.h>
 
 #include "device/semantics.h"
@@ -175,7 +174,7 @@ static enum rvt_semantic_result topk_log_softmax(const struct rvt_launch *l) {
     bool known = rvt_mem_read(rvt_arg_ptr(l, IDS) + 8ull * row * columns, ids, columns * 8ull);
     for (uint32_t i = 0; i < columns; i++) {
       if (!known) ids[i] = i < 2 ? token : rvt_oracle_alternative(&choice, i - 2, (int32_t)token);
-      values[i] = i < 2 ? -0.105f : -3.0f - 0.25f * (float)(i - 2 < 40 ? i - 2 : 40) - logf((float)(i < 40 ? 1 : i));
+      values[i] = rvt_oracle_logprob(i < 2 ? 0 : i - 1);
     }
     if (!known) rvt_mem_write(rvt_arg_ptr(l, IDS) + 8ull * row * columns, ids, columns * 8ull);
     rvt_mem_write(rvt_arg_ptr(l, OUT) + 4ull * row * columns, values, columns * 4ull);
