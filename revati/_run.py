@@ -13,6 +13,8 @@ from revati._catalogue import GpuSet, fill_device_page
 from revati._environment import run_environment
 from revati._errors import DeadlockError, HostError, RunError, UsageError
 from revati._hostcheck import check_host, preload_library
+from revati._hostprofile import DEFAULT as DEFAULT_HOST_PROFILE
+from revati._hostprofile import load_host_profile
 from revati_coordinator.coordinator import Coordinator
 from revati_coordinator.errors import CoordinatorError
 from revati_coordinator.host import HostEnd, HostOptions, abi_version
@@ -58,7 +60,8 @@ class RunOptions:
     """One run. Times in the units that the names carry; None leaves the coordinator's default."""
 
     gpus: GpuSet
-    policy: str = "free"
+    policy: str = "modelled"
+    host_profile: str = DEFAULT_HOST_PROFILE  # name or file; used by the policy `modelled`
     predictor: Predictor = field(default_factory=lambda: Predictor("auto"))
     seed: int = 0
     oracle: Path | None = None
@@ -94,6 +97,8 @@ class Run:
         self.options = options
         self._service: Any = None
         self._oracle: Path | None = None
+        modelled = options.policy == "modelled"
+        self.host_profile = load_host_profile(options.host_profile) if modelled else None
         limit_virtual, limit_real = options.limit_virtual_s, options.limit_real_s
         host_options = HostOptions(
             preload=str(preload_library()),
@@ -122,6 +127,8 @@ class Run:
 
     def _fill(self, page: Any, directory: Path) -> None:
         fill_device_page(page, self.options.gpus, abi_version())
+        if self.host_profile is not None:
+            self.host_profile.fill(page)
         self._write_oracle(directory)
         predictor = self.options.predictor
         page.constant_kernel_ns = predictor.constant_ns

@@ -2,6 +2,7 @@
 #ifndef RVT_CHUNK_H
 #define RVT_CHUNK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define RVT_CHUNK_BYTES (2ull << 20)
@@ -13,6 +14,7 @@ struct rvt_slab;
 
 /* Bytes of one page that the host wrote or an emulated kernel computed. */
 struct rvt_known_page {
+  bool any;                            /* false: no bit below is set */
   uint64_t known[RVT_PAGE_BYTES / 64]; /* bit per byte */
   uint64_t start[RVT_PAGE_BYTES / 64]; /* a host write began at this byte: forgetting by pointer stops here */
   unsigned char bytes[RVT_PAGE_BYTES];

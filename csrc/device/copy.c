@@ -80,7 +80,7 @@ int rvt_copy_2d(const struct rvt_copy2d *c, struct rvt_stream *s, bool sync) {
   if (rc) return rc;
   enum rvt_copy_kind kind = kind_of(c->to, c->from, s);
   struct rvt_op op = {.kind = RVT_OP_COPY, .p = {(int64_t)(c->width * c->height), kind}};
-  rvt_charge_ns(RVT_COST_COPY_NS);
+  rvt_host_cost(RVT_HOST_COPY);
   rc = rvt_submit_op(s, &op, NULL, effect_copy, c, sizeof *c);
   if (rc == RVT_OK && !capturing && blocks_host(kind, c, sync)) rvt_wait_stream(s, "cudaMemcpy");
   return rc;
@@ -118,7 +118,7 @@ int rvt_fill_2d(uint64_t to, size_t pitch, uint64_t pattern, size_t pattern_byte
     f.height = 1;
   }
   struct rvt_op op = {.kind = RVT_OP_MEMSET, .p = {(int64_t)(width * height)}};
-  rvt_charge_ns(RVT_COST_COPY_NS);
+  rvt_host_cost(RVT_HOST_COPY);
   return rvt_submit_op(s, &op, NULL, effect_fill, &f, sizeof f);
 }
 

@@ -46,15 +46,12 @@ enum rvt_error {
   RVT_E_UNKNOWN = 999,
 };
 
-/* Modelled host cost of the driver and runtime on the target, policy `modelled` only (rvt_charge_ns). Typical
- * figures of a current x86 server; calibration replaces them. */
-enum rvt_host_cost_ns {
-  RVT_COST_LAUNCH_NS = 2000,
-  RVT_COST_GRAPH_LAUNCH_NS = 6000,
-  RVT_COST_COPY_NS = 2500,
-  RVT_COST_EVENT_NS = 400,
-  RVT_COST_MALLOC_NS = 60000,
-};
+/* Host time of the target (policy `modelled`), and its counts for a profile of this host; see hostcost.c. */
+extern bool rvt_host_costing;
+void rvt_host_cost_slow(enum rvt_host_cost kind, uint64_t times);
+static inline void rvt_host_cost(enum rvt_host_cost kind) {
+  if (RVT_UNLIKELY(rvt_host_costing)) rvt_host_cost_slow(kind, 1);
+}
 
 #define RVT_MAGIC_STREAM 0x5354524Du
 #define RVT_MAGIC_EVENT 0x45564E54u

@@ -54,7 +54,7 @@ int rvt_event_record(struct rvt_event *e, struct rvt_stream *s, bool external) {
     return external ? rvt_capture_event_node(s, e, true) : rvt_capture_event_record(s, e);
   }
   if (RVT_UNLIKELY(e->capture != NULL)) rvt_event_drop_capture(e);
-  rvt_charge_ns(RVT_COST_EVENT_NS);
+  rvt_host_cost(RVT_HOST_EVENT);
   int64_t ready = rvt_stream_ready_ns(s), now = rvt_now_ns();
   /* An event in a blocking stream is behind earlier work of the legacy stream, too. */
   if (!s->is_legacy && !s->non_blocking) {
@@ -74,7 +74,7 @@ int rvt_event_wait(struct rvt_stream *s, struct rvt_event *e, bool external) {
     /* An event recorded before the capture: an error on the real thing when it is still pending. */
     return atomic_load(&e->time_ns) < 0 ? RVT_OK : RVT_E_CAPTURE_ISOLATION;
   }
-  rvt_charge_ns(RVT_COST_EVENT_NS);
+  rvt_host_cost(RVT_HOST_EVENT);
   int64_t t = atomic_load_explicit(&e->time_ns, memory_order_acquire);
   if (t > 0) rvt_stream_not_before(s, t);
   return RVT_OK;

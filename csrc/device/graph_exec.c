@@ -293,7 +293,7 @@ static void run_marks(struct rvt_exec *e, struct rvt_stream *s, int64_t start_ns
 
 int rvt_exec_launch(struct rvt_exec *e, struct rvt_stream *s) {
   rvt_progress();
-  rvt_charge_ns(RVT_COST_GRAPH_LAUNCH_NS);
+  rvt_host_cost(RVT_HOST_GRAPH_LAUNCH);
   run_effects(e, s);
   int64_t ns = e->fixed_ns;
   if (!e->fixed) {

@@ -79,6 +79,8 @@ static bool all_bits(const uint64_t *map, uint32_t from, uint32_t n) {
                      take = RVT_PAGE_BYTES - at < (n) - done ? RVT_PAGE_BYTES - at : (n) - done, true); \
        done += take)
 
+static inline bool may_know(const struct rvt_known_page *p) { return p && __atomic_load_n(&p->any, __ATOMIC_ACQUIRE); }
+
 static void forget_locked(uint64_t addr, uint64_t n) {
   uint64_t end = addr + n;
   while (addr < end) {
@@ -91,16 +93,37 @@ static void forget_locked(uint64_t addr, uint64_t n) {
     uint64_t len = stop - addr;
     FOR_PAGES(addr, len, done, at, take) {
       struct rvt_known_page *p = page_of(addr + done);
-      if (!p) continue;
-      set_bits(p->known, (uint32_t)at, (uint32_t)take, false);
-      set_bits(p->start, (uint32_t)at, (uint32_t)take, false);
+      if (!may_know(p)) continue;
+      if (take == RVT_PAGE_BYTES) {
+        memset(p->known, 0, sizeof p->known);
+        memset(p->start, 0, sizeof p->start);
+        __atomic_store_n(&p->any, false, __ATOMIC_RELEASE);
+      } else {
+        set_bits(p->known, (uint32_t)at, (uint32_t)take, false);
+        set_bits(p->start, (uint32_t)at, (uint32_t)take, false);
+      }
     }
     addr = stop;
   }
 }
 
+/* Without the lock: whether a page of the range may have known bytes. Results of matrix products are large, and as a
+ * rule nothing of them is known: they cost a look at each page and no lock. */
+static bool may_know_some(uint64_t addr, uint64_t n) {
+  uint64_t end = addr + n;
+  while (addr < end) {
+    uint64_t chunk_end = rvt_arena_base + ((addr - rvt_arena_base) / RVT_CHUNK_BYTES + 1) * RVT_CHUNK_BYTES;
+    uint64_t stop = chunk_end < end ? chunk_end : end;
+    if (chunk_known(addr))
+      for (uint64_t at = addr & ~(uint64_t)(RVT_PAGE_BYTES - 1); at < stop; at += RVT_PAGE_BYTES)
+        if (may_know(page_of(at))) return true;
+    addr = stop;
+  }
+  return false;
+}
+
 void rvt_mem_forget(uint64_t addr, size_t n) {
-  if (n == 0 || !rvt_is_device_address(addr)) return;
+  if (n == 0 || !rvt_is_device_address(addr) || RVT_LIKELY(!may_know_some(addr, n))) return;
   pthread_mutex_lock(&lock);
   forget_locked(addr, n);
   pthread_mutex_unlock(&lock);
@@ -148,7 +171,7 @@ bool rvt_mem_read(uint64_t addr, void *out, size_t n) {
   FOR_PAGES(addr, n, done, at, take) {
     struct rvt_known_page *p = page_of(addr + done);
     unsigned char *to = (unsigned char *)out + done;
-    if (!p) {
+    if (!may_know(p)) {
       memset(to, 0, take);
       known = false;
     } else if (all_bits(p->known, (uint32_t)at, (uint32_t)take)) {
@@ -182,6 +205,7 @@ static bool store(uint64_t addr, const void *in, size_t n, bool host_write) {
         continue;
       }
       memcpy(p->bytes + at, (const unsigned char *)in + done, take);
+      __atomic_store_n(&p->any, true, __ATOMIC_RELEASE);
       set_bits(p->known, (uint32_t)at, (uint32_t)take, true);
       if (host_write) {
         set_bits(p->start, (uint32_t)at, (uint32_t)take, false);
@@ -222,7 +246,7 @@ bool rvt_mem_fill(uint64_t addr, const void *pattern, size_t pattern_bytes, size
 static bool any_known(uint64_t addr, size_t n) {
   FOR_PAGES(addr, n, done, at, take) {
     struct rvt_known_page *p = page_of(addr + done);
-    for (uint64_t word = at / 64; p && word <= (at + take - 1) / 64; word++)
+    for (uint64_t word = at / 64; may_know(p) && word <= (at + take - 1) / 64; word++)
       if (__atomic_load_n(&p->known[word], __ATOMIC_RELAXED)) return true;
   }
   return false;

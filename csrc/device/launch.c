@@ -53,7 +53,7 @@ int rvt_launch_kernel(const struct rvt_kernel *k, const uint32_t grid[3], const 
   op.p[7] = -1;
   uint64_t key = rvt_op_key(&op, k->name_hash);
   rvt_progress();
-  rvt_charge_ns(RVT_COST_LAUNCH_NS);
+  rvt_host_cost(RVT_HOST_LAUNCH);
   if (RVT_UNLIKELY(rvt_stream_is_capturing(s))) {
     if (RVT_UNLIKELY(rvt_tracing)) rvt_trace_launch(&l, "capture");
     return rvt_capture_kernel(s, &op, key, &l);

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/core.h"
 #include "device/oracle.h"
 
 /* --- configuration ------------------------------------------------------------------------------------- */
@@ -244,6 +245,7 @@ RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint3
                                     uint32_t min_tokens, int32_t eos, const int32_t *avoid, uint32_t avoid_count,
                                     const int32_t *allowed, uint32_t allowed_count) {
   if (!id) return;
+  rvt_host_cost(RVT_HOST_REQUEST);
   if (!requests) {
     rvt_internal_begin();
     requests = calloc(REQUEST_SLOTS, sizeof *requests);

@@ -187,6 +187,10 @@ RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_
     atomic_store(&current, &no_batch);
     return 0;
   }
+  if (RVT_UNLIKELY(rvt_host_costing)) {
+    rvt_host_cost_slow(RVT_HOST_STEP, 1);
+    rvt_host_cost_slow(RVT_HOST_SEQUENCE, n);
+  }
   pthread_mutex_lock(&batch_lock);
   struct kept_batch *k = &kept[turn++ % KEPT_BATCHES];
   bool ok = keep_seqs(k, seqs, n) && (!ids || keep_ids(k, ids, n));

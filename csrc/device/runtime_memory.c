@@ -16,7 +16,7 @@ RVT_API int cudaMalloc(void **out, size_t bytes) {
   if (bytes == 0) return RVT_OK;
   int rc = rvt_capture_forbids();
   uint64_t addr = 0;
-  rvt_charge_ns(RVT_COST_MALLOC_NS);
+  rvt_host_cost(RVT_HOST_MALLOC);
   if (rc == RVT_OK) rc = rvt_alloc_device(rvt_t.device, bytes, RVT_ALLOC_DEVICE, &addr);
   *out = (void *)addr;
   return rvt_rt(rc);

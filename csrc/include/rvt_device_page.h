@@ -12,6 +12,22 @@
 #define RVT_MAX_FAMILIES 16
 #define RVT_MAX_SOURCES 4
 
+/* What the target's host spends: one entry per kind of work, in nanoseconds each time. */
+enum rvt_host_cost {
+  RVT_HOST_LAUNCH = 0,       /* a kernel or library call outside a graph, with the framework's dispatch */
+  RVT_HOST_GRAPH_LAUNCH = 1, /* a graph launch */
+  RVT_HOST_COPY = 2,         /* an asynchronous copy or memset */
+  RVT_HOST_EVENT = 3,        /* record or wait of an event */
+  RVT_HOST_MALLOC = 4,       /* cudaMalloc */
+  RVT_HOST_STEP = 5,         /* an engine step: scheduling, preparing its inputs, taking in its outputs */
+  RVT_HOST_SEQUENCE = 6,     /* each sequence of a step */
+  RVT_HOST_REQUEST = 7,      /* a request new to the engine */
+  RVT_HOST_OUTPUTS = 8,      /* the API server takes in the outputs of a step */
+  RVT_HOST_OUTPUT = 9,       /* each sequence's output there: detokenise, answer */
+  RVT_HOST_INPUT = 10,       /* a request at the API server: parse, tokenise, hand over */
+  RVT_HOST_COSTS = 11,
+};
+
 struct rvt_gpu {
   char name[96];
   char uuid[40];       /* GPU-xxxxxxxx-... */
@@ -54,6 +70,7 @@ struct rvt_device_page {
   char driver_string[32];     /* 580.65.06 */
   char predictor_socket[108]; /* unix socket of the predictor service; empty = constant durations */
   int64_t constant_kernel_ns; /* used when predictor_socket is empty */
+  int64_t host_cost_ns[16];   /* by enum rvt_host_cost; all zero unless the host-time policy is `modelled` */
   struct rvt_gpu gpus[RVT_MAX_GPUS];
   struct rvt_gpu_use use[RVT_MAX_GPUS];
   struct rvt_gpu_client clients[RVT_MAX_GPU_CLIENTS];

@@ -45,8 +45,11 @@ def add_run_options(parser: Any) -> None:
     parser.add_argument(
         "--policy",
         choices=("free", "modelled", "measured"),
-        default="free",
-        help="what host time counts (default free)",
+        default="modelled",
+        help="what host time counts: none (free), a host profile's (modelled, the default), this host's (measured)",
+    )
+    parser.add_argument(
+        "--host-profile", default="default", metavar="NAME|FILE", help="policy modelled: the host (docs/concepts.md)"
     )
     parser.add_argument(
         "--predictor", default="auto", metavar="KIND", help="durations: auto, roofline, constant:MICROSECONDS"
@@ -108,6 +111,7 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     options = RunOptions(
         gpus=parse_gpu_option(arguments.gpu),
         policy=arguments.policy,
+        host_profile=arguments.host_profile,
         predictor=predictor,
         seed=arguments.seed,
         oracle=arguments.oracle,
@@ -127,7 +131,7 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         use, status, asked = run.use(), run.coordinator.status(), run.predictor_statistics()
     error = end_error(end)
     if arguments.report is not None:
-        write_report(arguments.report, options, end, use, status, asked)
+        write_report(arguments.report, options, run.host_profile and run.host_profile.identity, end, use, status, asked)
     if not arguments.quiet:
         sys.stderr.write("\n".join(summary_lines(end, use, status)) + "\n")
     if interrupts.received:
@@ -137,7 +141,9 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     return int(end.exit_code)
 
 
-def write_report(path: Path, options: Any, end: Any, use: Any, status: Any, asked: Any) -> None:
+def write_report(
+    path: Path, options: Any, host_profile: str | None, end: Any, use: Any, status: Any, asked: Any
+) -> None:
     """Everything that a run can say about itself, as JSON. Raises UsageError when the file cannot be written."""
     import dataclasses
     import json
@@ -148,6 +154,7 @@ def write_report(path: Path, options: Any, end: Any, use: Any, status: Any, aske
         "gpu": options.gpus.gpu.key,
         "gpus": options.gpus.count,
         "policy": options.policy,
+        "host_profile": host_profile,
         "predictor": str(options.predictor),
         "seed": options.seed,
         "end": dataclasses.asdict(end),

@@ -27,6 +27,10 @@ _log = logging.getLogger("revati.vllm_observer")
 
 _RUNNER_V2 = "vllm.v1.worker.gpu.model_runner"
 _RUNNER_V1 = "vllm.v1.worker.gpu_model_runner"
+_OUTPUTS = "vllm.v1.engine.output_processor"
+_INPUTS = "vllm.v1.engine.input_processor"
+# enum rvt_host_cost
+_HOST_OUTPUTS, _HOST_OUTPUT, _HOST_INPUT = 8, 9, 10
 
 
 class _Sequence(ctypes.Structure):
@@ -50,7 +54,13 @@ class _Device:
             ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32,
         )  # fmt: skip
         self._request.restype = None
+        self._host = library.revati_observe_host
+        self._host.argtypes = (ctypes.c_uint32, ctypes.c_uint64)
+        self._host.restype = None
         self._names: dict[str, bytes] = {}
+
+    def host(self, kind: int, times: int) -> None:
+        self._host(kind, times)
 
     def model(self, facts: dict[str, Any]) -> None:
         self._model(json.dumps(facts).encode())
@@ -99,10 +109,10 @@ def register() -> None:
         _device = _Device()
     except (AttributeError, OSError):
         return
-    for name, hook in ((_RUNNER_V2, _hook_v2), (_RUNNER_V1, _hook_v1)):
-        if name in sys.modules:
-            _guarded(hook)(sys.modules[name])
-    sys.meta_path.insert(0, _AfterImport({_RUNNER_V2: _hook_v2, _RUNNER_V1: _hook_v1}))
+    hooks = {_RUNNER_V2: _hook_v2, _RUNNER_V1: _hook_v1, _OUTPUTS: _hook_outputs, _INPUTS: _hook_inputs}
+    for name in [name for name in hooks if name in sys.modules]:
+        _guarded(hooks.pop(name))(sys.modules[name])
+    sys.meta_path.insert(0, _AfterImport(hooks))
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
@@ -320,3 +330,27 @@ def _persistent_batch(runner: Any, scheduled: Any, padded: int) -> None:
     q_lens = scheduled[:count].tolist()
     computed = batch.num_computed_tokens_cpu[:count].tolist()
     _device.batch(batch.req_ids[:count], q_lens, [q + c for q, c in zip(q_lens, computed)], padded)
+
+
+# --- host time of the API server (policy `modelled`; engine steps are charged with their batch) ----------------
+
+
+def _hook_outputs(module: ModuleType) -> None:
+    if not _after(module.OutputProcessor, "process_outputs", _outputs_taken_in):
+        _log.warning("this vLLM has no process_outputs in %s; its host time is not modelled", module.__name__)
+
+
+def _outputs_taken_in(_processor: Any, arguments: tuple[Any, ...], _result: Any) -> None:
+    if _device is not None:
+        _device.host(_HOST_OUTPUTS, 1)
+        _device.host(_HOST_OUTPUT, len(arguments[0]))
+
+
+def _hook_inputs(module: ModuleType) -> None:
+    if not _after(module.InputProcessor, "process_inputs", _input_taken_in):
+        _log.warning("this vLLM has no process_inputs in %s; its host time is not modelled", module.__name__)
+
+
+def _input_taken_in(_processor: Any, _arguments: tuple[Any, ...], _result: Any) -> None:
+    if _device is not None:
+        _device.host(_HOST_INPUT, 1)
