@@ -64,6 +64,9 @@ bool rvt_is_device_address(uint64_t addr);
  * in place. Returns whether all n bytes were known. Does not count the read; rvt_count_unknown_read does. */
 bool rvt_mem_read(uint64_t addr, void *out, size_t n);
 
+/* Whether addr holds n known bytes and no second upload of the host begins among them. */
+bool rvt_mem_written_at_once(uint64_t addr, size_t n);
+
 /* Writes as the device would; the bytes are known from now on (large writes, see memory.c, become unknown
  * instead: returns false then). */
 bool rvt_mem_write(uint64_t addr, const void *in, size_t n);

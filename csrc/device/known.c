@@ -72,6 +72,16 @@ static bool all_bits(const uint64_t *map, uint32_t from, uint32_t n) {
   return true;
 }
 
+static bool no_bits(const uint64_t *map, uint32_t from, uint32_t n) {
+  while (n) {
+    uint32_t at = from % 64, take = 64 - at < n ? 64 - at : n;
+    if (map[from / 64] & (take == 64 ? ~0ull : ((1ull << take) - 1)) << at) return false;
+    from += take;
+    n -= take;
+  }
+  return true;
+}
+
 /* Calls body for each page piece of [addr, addr + n): `at` offset in the page, `take` bytes. */
 #define FOR_PAGES(addr, n, done, at, take)                                                              \
   for (uint64_t done = 0, at, take;                                                                     \
@@ -183,6 +193,21 @@ bool rvt_mem_read(uint64_t addr, void *out, size_t n) {
   }
   pthread_mutex_unlock(&lock);
   return known;
+}
+
+bool rvt_mem_written_at_once(uint64_t addr, size_t n) {
+  if (!rvt_is_device_address(addr)) return false;
+  bool whole = true;
+  pthread_mutex_lock(&lock);
+  FOR_PAGES(addr, n, done, at, take) {
+    struct rvt_known_page *p = page_of(addr + done);
+    whole = p && all_bits(p->known, (uint32_t)at, (uint32_t)take);
+    uint32_t first = done ? 0 : 1; /* the first byte may begin an upload */
+    whole = whole && no_bits(p->start, (uint32_t)at + first, (uint32_t)take - first);
+    if (!whole) break;
+  }
+  pthread_mutex_unlock(&lock);
+  return whole;
 }
 
 static bool store(uint64_t addr, const void *in, size_t n, bool host_write) {

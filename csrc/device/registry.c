@@ -93,3 +93,18 @@ void *rvt_scratch(int slot, size_t n) {
   }
   return scratch[slot].p;
 }
+
+uint32_t rvt_read_slots(const struct rvt_launch *l, int arg, int32_t *slots, uint32_t rows) {
+  uint64_t addr = rvt_arg_ptr(l, arg);
+  if (rvt_mem_written_at_once(addr, 8ull * rows)) {
+    int64_t *wide = rvt_scratch(6, 8ull * rows);
+    rvt_mem_read(addr, wide, 8ull * rows);
+    uint32_t fits = 0;
+    while (fits < rows && wide[fits] == (int32_t)wide[fits]) fits++;
+    if (fits == rows) {
+      for (uint32_t i = 0; i < rows; i++) slots[i] = (int32_t)wide[i];
+      return 8;
+    }
+  }
+  return rvt_read_i32(addr, slots, rows) ? 4 : 0;
+}

@@ -59,6 +59,10 @@ void *rvt_scratch(int slot, size_t n);
 /* Reads n elements of 4 bytes; false when any byte is unknown. */
 static inline bool rvt_read_i32(uint64_t addr, int32_t *out, size_t n) { return rvt_mem_read(addr, out, 4 * n); }
 
+/* The request slots of a step's rows, which vLLM keeps in 4 or, since some release, 8 bytes each: a kernel's metadata
+ * does not tell, the upload does. Returns which, 0 when any is unknown. */
+uint32_t rvt_read_slots(const struct rvt_launch *l, int arg, int32_t *slots, uint32_t rows);
+
 extern const struct rvt_entry rvt_entries_vllm[], rvt_entries_vllm_sample[], rvt_entries_torch[],
     rvt_entries_torch_topk[], rvt_entries_flashinfer[], rvt_entries_readers[];
 

@@ -2,7 +2,8 @@
  *
  * The runner uploads changes through host-mapped staging buffers, computes positions and lengths on the device,
  * and reads back how many tokens each request got. Its state must therefore be right for the scheduler to
- * advance. Written against vLLM 0.25.1; the names and signatures are those of its Triton kernels.
+ * advance. Written against vLLM 0.25.1 and 0.32.0; the names and signatures are those of their Triton kernels,
+ * the newer one's second where they differ.
  */
 #include <string.h>
 
@@ -54,17 +55,18 @@ static enum rvt_semantic_result apply_write(const struct rvt_launch *l) {
  * where the prompts are. */
 static enum rvt_semantic_result prepare_prefill_inputs(const struct rvt_launch *l) {
   enum { INPUT_IDS, NEXT, IDX_MAPPING, QUERY_START, ALL_TOKENS, STRIDE, PREFILL_LENS, COMPUTED };
+  int ahead = rvt_bound(l)->second ? 2 : 0; /* NEXT has a stride and a number of tokens to look ahead */
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull);
-  if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DONE;
-  int64_t stride = rvt_arg_int(l, STRIDE);
+  if (!rvt_read_slots(l, IDX_MAPPING + ahead, slot, rows)) return DONE;
+  int64_t stride = rvt_arg_int(l, STRIDE + ahead);
   for (uint32_t i = 0; i < rows; i++) {
     int32_t prefill = 0, computed = 0;
     if (slot[i] < 0) continue;
-    rvt_read_i32(rvt_arg_ptr(l, PREFILL_LENS) + 4ull * (unsigned)slot[i], &prefill, 1);
-    rvt_read_i32(rvt_arg_ptr(l, COMPUTED) + 4ull * (unsigned)slot[i], &computed, 1);
+    rvt_read_i32(rvt_arg_ptr(l, PREFILL_LENS + ahead) + 4ull * (unsigned)slot[i], &prefill, 1);
+    rvt_read_i32(rvt_arg_ptr(l, COMPUTED + ahead) + 4ull * (unsigned)slot[i], &computed, 1);
     if (computed >= prefill) continue;
-    rvt_step_prompt(slot[i], rvt_arg_ptr(l, ALL_TOKENS) + 4ull * (uint64_t)(slot[i] * stride), (uint32_t)prefill);
+    rvt_step_prompt(slot[i], rvt_arg_ptr(l, ALL_TOKENS + ahead) + 4ull * (uint64_t)(slot[i] * stride), (uint32_t)prefill);
   }
   return DONE;
 }
@@ -80,7 +82,7 @@ static enum rvt_semantic_result prepare_pos_seq_lens(const struct rvt_launch *l)
   if (room < rows) return DEFAULT;
   int32_t *slot = rvt_scratch(1, rows * 4ull + 4), *start = rvt_scratch(2, rows * 4ull + 4);
   int32_t *seq_lens = rvt_scratch(3, (uint64_t)room * 4);
-  if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DEFAULT;
+  if (!rvt_read_slots(l, IDX_MAPPING, slot, rows)) return DEFAULT;
   if (!rvt_read_i32(rvt_arg_ptr(l, QUERY_START), start, rows + 1)) return DEFAULT;
   memset(seq_lens, 0, (uint64_t)room * 4);
   for (uint32_t i = 0; i < rows; i++) {
@@ -125,7 +127,7 @@ static enum rvt_semantic_result num_sampled_and_rejected(const struct rvt_launch
   int32_t *seq_len = rvt_scratch(3, rows * 4ull), *slot = rvt_scratch(4, rows * 4ull);
   int32_t *logits = rvt_scratch(5, rows * 4ull + 4);
   if (!rvt_read_i32(rvt_arg_ptr(l, SEQ_LENS), seq_len, rows) ||
-      !rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) {
+      !rvt_read_slots(l, IDX_MAPPING, slot, rows)) {
     return DEFAULT;
   }
   bool counted = rvt_read_i32(rvt_arg_ptr(l, SAMPLED), sampled, rows);
@@ -165,7 +167,7 @@ static enum rvt_semantic_result post_update(const struct rvt_launch *l) {
   int32_t *slot = rvt_scratch(1, rows * 4ull), *sampled = rvt_scratch(2, rows * 4ull);
   int32_t *rejected = rvt_scratch(3, rows * 4ull), *start = rvt_scratch(4, rows * 4ull + 4);
   uint64_t query_start = rvt_arg_ptr(l, QUERY_START);
-  if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DEFAULT;
+  if (!rvt_read_slots(l, IDX_MAPPING, slot, rows)) return DEFAULT;
   if (!rvt_read_i32(rvt_arg_ptr(l, NUM_SAMPLED), sampled, rows)) return DEFAULT;
   if (!rvt_read_i32(rvt_arg_ptr(l, NUM_REJECTED), rejected, rows)) memset(rejected, 0, rows * 4ull);
   memset(start, 0, rows * 4ull + 4);
@@ -203,7 +205,7 @@ static enum rvt_semantic_result post_update_computed(const struct rvt_launch *l)
   enum { IDX_MAPPING, COMPUTED, QUERY_START };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull), *start = rvt_scratch(2, rows * 4ull + 4);
-  if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DEFAULT;
+  if (!rvt_read_slots(l, IDX_MAPPING, slot, rows)) return DEFAULT;
   if (!rvt_read_i32(rvt_arg_ptr(l, QUERY_START), start, rows + 1)) return DEFAULT;
   for (uint32_t i = 0; i < rows; i++) {
     int32_t computed = 0;
@@ -220,11 +222,14 @@ static enum rvt_semantic_result expand_idx_mapping(const struct rvt_launch *l) {
   enum { IDX_MAPPING, EXPANDED, LOCAL_POS, CU_LOGITS };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull), *logits = rvt_scratch(2, rows * 4ull + 4);
-  if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DEFAULT;
+  uint64_t bytes = rvt_read_slots(l, IDX_MAPPING, slot, rows);
+  if (!bytes) return DEFAULT;
   if (!rvt_read_i32(rvt_arg_ptr(l, CU_LOGITS), logits, rows + 1)) return DEFAULT;
+  rvt_mem_forget(rvt_arg_ptr(l, EXPANDED), bytes * (unsigned)logits[rows]);
   for (uint32_t i = 0; i < rows; i++) {
+    int64_t wide = slot[i];
     for (int32_t at = logits[i], pos = 0; at < logits[i + 1]; at++, pos++) {
-      rvt_mem_write(rvt_arg_ptr(l, EXPANDED) + 4ull * (unsigned)at, &slot[i], 4);
+      rvt_mem_write(rvt_arg_ptr(l, EXPANDED) + bytes * (unsigned)at, &wide, bytes);
       rvt_mem_write(rvt_arg_ptr(l, LOCAL_POS) + 4ull * (unsigned)at, &pos, 4);
     }
   }
@@ -234,7 +239,7 @@ static enum rvt_semantic_result expand_idx_mapping(const struct rvt_launch *l) {
 /* Kernels that fill attention metadata, which only other kernels read: no effect, and their inputs stay known. */
 const struct rvt_entry rvt_entries_vllm[] = {
     {.pattern = "_apply_write_kernel", .fn = apply_write, .signature = "PIPPPPQ", .second = "PPPPPPP"},
-    {.pattern = "_prepare_prefill_inputs_kernel", .fn = prepare_prefill_inputs, .signature = "PPPPPJPP"},
+    {.pattern = "_prepare_prefill_inputs_kernel", .fn = prepare_prefill_inputs, .signature = "PPPPPJPP", .second = "PPIIPPPJPP"},
     {.pattern = "_prepare_pos_seq_lens_kernel", .fn = prepare_pos_seq_lens, .signature = "PPPPPI"},
     {.pattern = "_combine_sampled_and_draft_tokens_kernel", .fn = combine_sampled, .signature = "PPPPPPPIPP"},
     {.pattern = "_get_num_sampled_and_rejected_kernel", .fn = num_sampled_and_rejected, .signature = "PPPPPP"},

@@ -29,10 +29,11 @@ static enum rvt_semantic_result gumbel_sample(const struct rvt_launch *l) {
     TEMPERATURE,
     VOCAB
   };
+  int cache = rvt_bound(l)->second ? 3 : 0; /* PROCESSED has become a cache with a second stride and a source */
   uint32_t rows = l->grid[0], blocks = l->grid[1];
-  rvt_step_sampling(rvt_arg_ptr(l, SEEDS), rvt_arg_ptr(l, TEMPERATURE));
+  rvt_step_sampling(rvt_arg_ptr(l, SEEDS + cache), rvt_arg_ptr(l, TEMPERATURE + cache));
   uint64_t argmax = rvt_arg_ptr(l, ARGMAX);
-  const int32_t *tokens = rvt_sample_rows(rows, (uint32_t)rvt_arg_int(l, VOCAB), argmax);
+  const int32_t *tokens = rvt_sample_rows(rows, (uint32_t)rvt_arg_int(l, VOCAB + cache), argmax);
   uint64_t stride = (uint64_t)rvt_arg_int(l, ARGMAX_STRIDE);
   rvt_mem_forget(argmax, 8ull * rows * stride);
   rvt_mem_forget(rvt_arg_ptr(l, MAX), 4ull * rows * stride);
@@ -45,15 +46,18 @@ static enum rvt_semantic_result gumbel_sample(const struct rvt_launch *l) {
   return DONE;
 }
 
-/* _apply_grammar_bitmask_kernel: one mask per listed row of logits. */
+/* _apply_grammar_bitmask_kernel: one mask per listed row of logits, or per listed request (one row each: with several,
+ * that is with drafts, the list also counts positions, by a stride that is a constant of the compiled kernel). */
 static enum rvt_semantic_result grammar_bitmask(const struct rvt_launch *l) {
-  enum { LOGITS, LOGITS_STRIDE, INDICES, BITMASK, BITMASK_STRIDE, VOCAB };
-  uint32_t masks = l->grid[0], words = (uint32_t)rvt_arg_int(l, BITMASK_STRIDE);
+  enum { LOGITS, LOGITS_STRIDE, INDICES, BITMASK, BITMASK_STRIDE, VOCAB, CU_LOGITS = INDICES + 1 };
+  int by_request = rvt_bound(l)->second ? 1 : 0; /* lists requests, whose rows CU_LOGITS tells */
+  uint32_t masks = l->grid[0], words = (uint32_t)rvt_arg_int(l, BITMASK_STRIDE + by_request);
   int32_t *row = rvt_scratch(1, masks * 4ull);
   uint32_t *mask = rvt_scratch(2, words * 4ull);
   if (!rvt_read_i32(rvt_arg_ptr(l, INDICES), row, masks)) return DONE;
   for (uint32_t i = 0; i < masks; i++) {
-    if (rvt_mem_read(rvt_arg_ptr(l, BITMASK) + 4ull * i * words, mask, words * 4ull)) {
+    if (by_request && !rvt_read_i32(rvt_arg_ptr(l, CU_LOGITS) + 4ull * (uint32_t)row[i], &row[i], 1)) continue;
+    if (rvt_mem_read(rvt_arg_ptr(l, BITMASK + by_request) + 4ull * i * words, mask, words * 4ull)) {
       rvt_step_mask((uint32_t)row[i], mask, words);
     }
   }
@@ -97,16 +101,17 @@ static enum rvt_semantic_result logit_bias(const struct rvt_launch *l) {
     STOP_IDS,
     STOP_STRIDE
   };
+  int restore = rvt_bound(l)->second ? 1 : 0; /* rows whose stop ids come back when nothing else is allowed */
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull);
-  if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DONE;
+  if (!rvt_read_slots(l, IDX_MAPPING, slot, rows)) return DONE;
   for (uint32_t i = 0; i < rows; i++) {
     int32_t count = 0, stops = 0, min_len = 0, stop_ids[RVT_MAX_AVOID];
     uint64_t at = 4ull * (unsigned)slot[i];
     if (slot[i] >= 0 && rvt_read_i32(rvt_arg_ptr(l, STOPS) + at, &stops, 1) && stops > 0) {
       if (stops > RVT_MAX_AVOID) stops = RVT_MAX_AVOID;
       rvt_read_i32(rvt_arg_ptr(l, MIN_LENS) + at, &min_len, 1);
-      uint64_t from = rvt_arg_ptr(l, STOP_IDS) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, STOP_STRIDE));
+      uint64_t from = rvt_arg_ptr(l, STOP_IDS + restore) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, STOP_STRIDE + restore));
       if (rvt_read_i32(from, stop_ids, (size_t)stops))
         rvt_step_minimum(slot[i], (uint32_t)min_len, stop_ids, (uint32_t)stops);
     }
@@ -132,7 +137,7 @@ static enum rvt_semantic_result prompt_logprobs_token_ids(const struct rvt_launc
   enum { IDS, QUERY_START, IDX_MAPPING, COMPUTED, ALL_TOKENS, STRIDE };
   uint32_t rows = l->grid[0];
   int32_t *slot = rvt_scratch(1, rows * 4ull), *start = rvt_scratch(2, rows * 4ull + 4);
-  if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DEFAULT;
+  if (!rvt_read_slots(l, IDX_MAPPING, slot, rows)) return DEFAULT;
   if (!rvt_read_i32(rvt_arg_ptr(l, QUERY_START), start, rows + 1)) return DEFAULT;
   for (uint32_t i = 0; i < rows; i++) {
     int32_t computed = 0, count = start[i + 1] - start[i];
@@ -155,8 +160,11 @@ static enum rvt_semantic_result prompt_logprobs_token_ids(const struct rvt_launc
  * is the token itself and k best ids, which torch's topk left unknown: both are made up here, consistently. The token
  * is the most likely one; the values fall off and sum to less than one. */
 static enum rvt_semantic_result topk_log_softmax(const struct rvt_launch *l) {
-  enum { OUT, LOGITS, LOGITS_STRIDE, IDS, TOPK, VOCAB };
-  uint32_t rows = l->grid[0], columns = (uint32_t)rvt_arg_int(l, TOPK), vocab = (uint32_t)rvt_arg_int(l, VOCAB);
+  enum { OUT, LOGITS, LOGITS_STRIDE, IDS, TOPK, VOCAB, IDS_STRIDE = IDS + 1 };
+  int strided = rvt_bound(l)->second ? 1 : 0;
+  uint32_t rows = l->grid[0], columns = (uint32_t)rvt_arg_int(l, TOPK + strided);
+  uint32_t vocab = (uint32_t)rvt_arg_int(l, VOCAB + strided);
+  uint64_t ids_stride = strided ? (uint64_t)rvt_arg_int(l, IDS_STRIDE) : columns;
   const struct rvt_sampled *chosen = rvt_sampled();
   bool of_prompt = prompt.served < prompt.tokens;
   int64_t *ids = rvt_scratch(1, columns * 8ull);
@@ -171,12 +179,12 @@ static enum rvt_semantic_result topk_log_softmax(const struct rvt_launch *l) {
     } else {
       token = row < chosen->rows ? chosen->tokens[row] : rvt_oracle_token(&choice);
     }
-    bool known = rvt_mem_read(rvt_arg_ptr(l, IDS) + 8ull * row * columns, ids, columns * 8ull);
+    bool known = rvt_mem_read(rvt_arg_ptr(l, IDS) + 8ull * row * ids_stride, ids, columns * 8ull);
     for (uint32_t i = 0; i < columns; i++) {
       if (!known) ids[i] = i < 2 ? token : rvt_oracle_alternative(&choice, i - 2, (int32_t)token);
       values[i] = rvt_oracle_logprob(i < 2 ? 0 : i - 1);
     }
-    if (!known) rvt_mem_write(rvt_arg_ptr(l, IDS) + 8ull * row * columns, ids, columns * 8ull);
+    if (!known) rvt_mem_write(rvt_arg_ptr(l, IDS) + 8ull * row * ids_stride, ids, columns * 8ull);
     rvt_mem_write(rvt_arg_ptr(l, OUT) + 4ull * row * columns, values, columns * 4ull);
   }
   return DONE;
@@ -201,7 +209,7 @@ static enum rvt_semantic_result fill_logprob_ids(const struct rvt_launch *l) {
   int64_t *ids = rvt_scratch(3, (uint64_t)columns * 8);
   uint8_t *valid = rvt_scratch(4, (uint64_t)columns);
   const struct rvt_sampled *chosen = rvt_sampled();
-  if (!rvt_read_i32(rvt_arg_ptr(l, IDX_MAPPING), slot, rows)) return DEFAULT;
+  if (!rvt_read_slots(l, IDX_MAPPING, slot, rows)) return DEFAULT;
   for (uint32_t row = 0; row < rows; row++) {
     int32_t count = 0;
     if (slot[row] >= 0) rvt_read_i32(rvt_arg_ptr(l, COUNT) + 4ull * (unsigned)slot[row], &count, 1);
@@ -232,11 +240,11 @@ static enum rvt_semantic_result num_nans(const struct rvt_launch *l) {
 }
 
 const struct rvt_entry rvt_entries_vllm_sample[] = {
-    {.pattern = "_gumbel_sample_kernel", .fn = gumbel_sample, .signature = "PIPIQJQPJPPPPJ"},
-    {.pattern = "_apply_grammar_bitmask_kernel", .fn = grammar_bitmask, .signature = "PJPPJJ"},
+    {.pattern = "_gumbel_sample_kernel", .fn = gumbel_sample, .signature = "PIPIQJQPJPPPPJ", .second = "PIPIQIIQQIPJPPPPJ"},
+    {.pattern = "_apply_grammar_bitmask_kernel", .fn = grammar_bitmask, .signature = "PJPPJJ", .second = "PJPPPJJ"},
     {.pattern = "apply_token_bitmask_inplace_kernel", .fn = xgrammar_bitmask, .signature = "PPQIJJJ"},
-    {.pattern = "_bias_kernel", .fn = logit_bias, .signature = "PJJPPPJPPJPJPPPPJ"},
-    {.pattern = "_topk_log_softmax_kernel", .fn = topk_log_softmax, .signature = "PPJPIJ"},
+    {.pattern = "_bias_kernel", .fn = logit_bias, .signature = "PJJPPPJPPJPJPPPPJ", .second = "PJJPPPJPPJPJPPPPPJ"},
+    {.pattern = "_topk_log_softmax_kernel", .fn = topk_log_softmax, .signature = "PPJPIJ", .second = "PPJPIIJ"},
     {.pattern = "_ranks_kernel", .fn = ranks, .signature = "PPJPJ"},
     {.pattern = "_fill_logprob_token_ids_kernel", .fn = fill_logprob_ids, .signature = "PJPJPPIPPPJ"},
     {.pattern = "_prompt_logprobs_token_ids_kernel", .fn = prompt_logprobs_token_ids, .signature = "PPPPPJ"},

@@ -1,8 +1,12 @@
-"""Runs the programs of this folder under emulation and returns what they print."""
+"""Runs the programs of this folder under emulation and returns what they print.
+
+REVATI_TEST_PYTHON names the Python of another environment, which holds another version of the framework beside this
+revati: the tests then run the programs there.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import json
 import os
 import subprocess
@@ -13,13 +17,20 @@ from typing import Any
 import pytest
 
 PROGRAMS = Path(__file__).parent / "programs"
+PYTHON = os.environ.get("REVATI_TEST_PYTHON") or sys.executable
 
 
 def need(*modules: str) -> None:
     """Skips the test where the environment lacks a module."""
     for module in modules:
-        if importlib.util.find_spec(module) is None:
+        if not _installed(module):
             pytest.skip(f"{module} is not installed")
+
+
+@functools.cache
+def _installed(module: str) -> bool:
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+    return subprocess.run([PYTHON, "-c", look, module], timeout=60).returncode == 0
 
 
 def emulate(
@@ -27,8 +38,8 @@ def emulate(
     **variables: str,
 ) -> dict[str, Any]:  # fmt: skip
     """The JSON object on the last line of `program`'s standard output. Fails with its whole output otherwise."""
-    command = [sys.executable, "-m", "revati", "run", "--gpu", gpu, "--predictor", predictor, "--quiet",
-               "--limit", str(limit_s), "--", sys.executable, str(PROGRAMS / program), *arguments]  # fmt: skip
+    command = [PYTHON, "-m", "revati", "run", "--gpu", gpu, "--predictor", predictor, "--quiet",
+               "--limit", str(limit_s), "--", PYTHON, str(PROGRAMS / program), *arguments]  # fmt: skip
     environment = {**os.environ, **variables}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit_s + 30)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]

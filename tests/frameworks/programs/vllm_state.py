@@ -1,10 +1,14 @@
-"""vLLM's V2 request state, one step by hand: staged writes, lengths, sampling, advance. Prints one JSON line."""
+"""vLLM's V2 request state, one step by hand: staged writes, lengths, sampling, advance. Prints one JSON line.
 
+Written for vLLM 0.25.1 and 0.32.0, whose functions differ in name and whose slots are of 4 and of 8 bytes.
+"""
+
+import inspect
 import json
 
 import numpy as np
 import torch
-from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor, async_copy_to_gpu
+from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
 from vllm.v1.worker.gpu.input_batch import (
     InputBuffers,
     combine_sampled_and_draft_tokens,
@@ -14,9 +18,19 @@ from vllm.v1.worker.gpu.input_batch import (
     prepare_prefill_inputs,
 )
 from vllm.v1.worker.gpu.metrics.logits import get_num_nans
+from vllm.v1.worker.gpu.sample import logprob
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
-from vllm.v1.worker.gpu.sample.logprob import compute_topk_logprobs
 from vllm.v1.worker.gpu.states import RequestState
+
+compute_topk = getattr(logprob, "compute_topk_scores", None) or logprob.compute_topk_logprobs
+newer = "is_drafting" in inspect.signature(gumbel_sample).parameters
+drafting = {"is_drafting": False} if newer else {}
+SLOT = np.int64 if newer else np.int32
+
+
+def upload(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(values).pin_memory().to(device, non_blocking=True)
+
 
 VOCAB = 32000
 device = torch.device("cuda:0")
@@ -40,11 +54,11 @@ for name, tokens in prompts.items():
     state.add_request(name, len(tokens), tokens, 0, 10)
 state.apply_staged_writes()
 slots = [state.req_id_to_index[name] for name in prompts]
-index = async_copy_to_gpu(np.array(slots, dtype=np.int32), device=device)
+index = upload(np.array(slots, dtype=SLOT), device)
 buffers = InputBuffers(8, 128, device)
 starts = np.full(9, 7, dtype=np.int32)
 starts[:3] = 0, 5, 7
-async_copy_to_gpu(starts, out=buffers.query_start_loc)
+buffers.query_start_loc.copy_(upload(starts, device))
 query_start = buffers.query_start_loc[:3]
 prepare_prefill_inputs(buffers.input_ids, state.next_prefill_tokens, index, query_start, state.all_token_ids.gpu,
                        state.prefill_len.gpu, state.num_computed_tokens.gpu)  # fmt: skip
@@ -57,11 +71,11 @@ logits_at = combine_sampled_and_draft_tokens(
 result["logits_at"] = logits_at.cpu().tolist()
 logits = torch.randn(2, VOCAB, device=device)
 temperature, seeds = UvaBackedTensor(8, torch.float32), UvaBackedTensor(8, torch.int64)
-sampled = gumbel_sample(logits, index, temperature.gpu, seeds.gpu, buffers.positions[logits_at], False)
+sampled = gumbel_sample(logits, index, temperature.gpu, seeds.gpu, buffers.positions[logits_at], False, **drafting)
 result["sampled"] = sampled.cpu().tolist()
-again = gumbel_sample(logits, index, temperature.gpu, seeds.gpu, buffers.positions[logits_at], False)
+again = gumbel_sample(logits, index, temperature.gpu, seeds.gpu, buffers.positions[logits_at], False, **drafting)
 result["sampled_again"] = again.cpu().tolist()
-logprobs = compute_topk_logprobs(logits, 4, sampled)
+logprobs = compute_topk(logits, 4, sampled)
 result["logprob_ids"] = logprobs.logprob_token_ids.cpu().tolist()
 result["logprobs"] = logprobs.logprobs.cpu().tolist()
 result["ranks"] = logprobs.selected_token_ranks.cpu().tolist()
