@@ -13,7 +13,7 @@ from cffi import FFI
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 # In order of use. Every one of them promises to be declarations only.
-HEADERS = ("rvt_op.h", "rvt_device_page.h", "rvt_abi.h", "rvt_host.h")
+HEADERS = ("rvt_op.h", "rvt_device_page.h", "rvt_steps.h", "rvt_abi.h", "rvt_host.h")
 # The page as a whole belongs to the C side; Python sees the device part and the enumerations.
 _PAGE = re.compile(r"^struct rvt_page \{.*?^\};\n", re.DOTALL | re.MULTILINE)
 

@@ -32,6 +32,7 @@ __all__ = [
     "HostStatus",
     "ThreadState",
     "abi_version",
+    "extension_ffi",
 ]
 
 FOREVER_NS = 2**63 - 1
@@ -132,6 +133,12 @@ def _require() -> None:
         raise CoordinatorError(
             f"the coordinator's C part is not built ({_missing}); install with 'pip install .' and a C compiler"
         )
+
+
+def extension_ffi() -> Any:
+    """The cffi interface with the structures of the C headers. Raises CoordinatorError when it is not built."""
+    _require()
+    return _ffi
 
 
 def abi_version() -> int:

@@ -46,6 +46,13 @@ enum rvt_error {
   RVT_E_UNKNOWN = 999,
 };
 
+/* steps.c */
+extern bool rvt_step_logging;
+void rvt_log_step(const struct rvt_batch *batch);
+void rvt_log_family(int family, int64_t duration_ns, uint64_t times); /* work of a family, wherever it ran */
+void rvt_log_stretch(const struct rvt_stream *s, int64_t end_ns, int64_t duration_ns, uint64_t times);
+void rvt_log_work(const struct rvt_stream *s, int family, int64_t end_ns, int64_t duration_ns); /* both, once */
+
 /* Host time of the target (policy `modelled`), and its counts for a profile of this host; see hostcost.c. */
 extern bool rvt_host_costing;
 void rvt_host_cost_slow(enum rvt_host_cost kind, uint64_t times);

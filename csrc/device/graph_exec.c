@@ -207,6 +207,13 @@ static void account(struct rvt_exec *e) {
   __atomic_fetch_add(&page->use[rvt_dev(e->ordinal)->gpu].busy_ns, (uint64_t)busy, __ATOMIC_RELAXED);
 }
 
+/* Nodes that run side by side overlap: the stream's stretch is the whole launch, the families' parts are sums. */
+static void log_step(const struct rvt_exec *e, const struct rvt_stream *s, int64_t end_ns, int64_t duration_ns) {
+  rvt_log_stretch(s, end_ns, duration_ns, e->graph->count);
+  for (uint32_t i = 0; i < e->priced_count; i++)
+    rvt_log_family(e->priced[i].price.family, e->priced[i].price.duration_ns * e->uses[i], e->uses[i]);
+}
+
 /* ---- interface ------------------------------------------------------------------------------------------- */
 
 static void drop(struct rvt_exec *e) {
@@ -304,7 +311,11 @@ int rvt_exec_launch(struct rvt_exec *e, struct rvt_stream *s) {
   int64_t end = rvt_timeline_push(s, ns + overhead.duration_ns, RVT_ENGINE_NONE);
   run_marks(e, s, end - ns);
   account(e);
-  if (overhead.duration_ns) rvt_account(e->ordinal, &overhead);
+  if (RVT_UNLIKELY(rvt_step_logging)) log_step(e, s, end, ns + overhead.duration_ns);
+  if (overhead.duration_ns) {
+    rvt_account(e->ordinal, &overhead);
+    if (RVT_UNLIKELY(rvt_step_logging)) rvt_log_family(overhead.family, overhead.duration_ns, 1);
+  }
   __atomic_fetch_add(&rvt_g.page->memo_hits, e->priced_count, __ATOMIC_RELAXED);
   return RVT_OK;
 }

@@ -60,7 +60,8 @@ int rvt_launch_kernel(const struct rvt_kernel *k, const uint32_t grid[3], const 
   }
   rvt_kernel_effects(&l);
   struct rvt_price price = rvt_price_op(&op, key, k->name);
-  rvt_timeline_push(s, price.duration_ns, RVT_ENGINE_NONE);
+  int64_t end_ns = rvt_timeline_push(s, price.duration_ns, RVT_ENGINE_NONE);
   rvt_account(s->device, &price);
+  if (RVT_UNLIKELY(rvt_step_logging)) rvt_log_work(s, price.family, end_ns, price.duration_ns);
   return RVT_OK;
 }

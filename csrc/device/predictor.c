@@ -205,6 +205,7 @@ RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_
                                   .seqs = k->seqs,
                                   .ids = ids ? k->ids : NULL};
     atomic_store_explicit(&current, &k->batch, memory_order_release);
+    if (rvt_step_logging) rvt_log_step(&k->batch);
   }
   pthread_mutex_unlock(&batch_lock);
   return ok ? 0 : -1;

@@ -279,7 +279,8 @@ int rvt_submit_op(struct rvt_stream *s, struct rvt_op *op, const char *name, rvt
   if (rvt_stream_is_capturing(s)) return rvt_capture_op(s, op, key, name, effect, ctx, ctx_bytes);
   if (effect) effect(ctx, s, false);
   struct rvt_price price = rvt_price_op(op, key, name);
-  rvt_timeline_push(s, price.duration_ns, engine_of(op));
+  int64_t end_ns = rvt_timeline_push(s, price.duration_ns, engine_of(op));
   rvt_account(s->device, &price);
+  if (RVT_UNLIKELY(rvt_step_logging)) rvt_log_work(s, price.family, end_ns, price.duration_ns);
   return RVT_OK;
 }

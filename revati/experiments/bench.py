@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from revati import RunError, __version__
+from revati._hostprofile import load_host_profile
 from revati.experiments import launch
 from revati.experiments.case import Case
 from revati.experiments.drivers.client import ClientPlan
@@ -135,11 +136,18 @@ def identity(case: Case, kind: str, statistics: dict[str, Any]) -> dict[str, Any
     return {
         "clock": kind,
         "policy": case.data["host_time"]["policy"] if kind == "emulated" else "real",
+        "host_profile": _host_profile(case) if kind == "emulated" else None,
         "pack": statistics.get("pack", case.data["predictor"]["pack"]),
         "seed": case.seed,
         "device": case.data["device"],
         "workload": case.workload,
     }
+
+
+def _host_profile(case: Case) -> str | None:
+    if case.data["host_time"]["policy"] != "modelled":
+        return None
+    return load_host_profile(case.host_profile).identity
 
 
 def intervals(metrics: dict[str, float], statistics: dict[str, Any]) -> dict[str, list[float]]:

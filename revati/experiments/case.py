@@ -271,7 +271,10 @@ CASE_FORM = Object(
         ),
         "host_time": Object(
             "how the host's own time enters the virtual clock",
-            fields={"policy": Choice("", default="modelled", names=("free", "modelled", "measured"))},
+            fields={
+                "policy": Choice("", default="modelled", names=("free", "modelled", "measured")),
+                "profile": Text("policy modelled: name of a shipped host profile, or a file", default="default"),
+            },
         ),
         "oracle": Object(
             "what the virtual GPU answers where real numbers would be needed",
@@ -365,6 +368,12 @@ class Case:
     def path(self, text: str) -> Path:
         """A path of the case file, relative to it."""
         return (self.base / text).resolve()
+
+    @property
+    def host_profile(self) -> str:
+        """Name of a shipped host profile, or the absolute path of a file."""
+        name: str = self.data["host_time"]["profile"]
+        return str(self.path(name)) if "/" in name or "." in name else name
 
     def digest(self) -> str:
         """Hash of everything that decides the numbers (not the name, the tolerances and the prices)."""

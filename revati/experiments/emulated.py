@@ -28,6 +28,7 @@ class EmulatedPlan:
 
     gpu: str  # NAME:COUNT
     policy: str
+    host_profile: str  # name or file
     predictor: str
     scale: dict[str, float]  # operator family: factor on its durations
     seed: int
@@ -86,6 +87,7 @@ def _coordinate(plan: EmulatedPlan) -> int:
     options = RunOptions(
         gpus=parse_gpu_option(plan.gpu),
         policy=plan.policy,
+        host_profile=plan.host_profile,
         predictor=parse_predictor(plan.predictor),
         seed=plan.seed,
         oracle=None if plan.oracle is None else Path(plan.oracle),

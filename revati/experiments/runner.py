@@ -95,6 +95,7 @@ class EmulatedRunner:
         emulated = EmulatedPlan(
             gpu=f"{device['gpu']}:{device['count']}",
             policy=case.data["host_time"]["policy"],
+            host_profile=case.host_profile,
             predictor=predictor["pack"] or "auto",
             scale=dict(predictor["scale"]),
             seed=case.seed,
