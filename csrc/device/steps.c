@@ -13,7 +13,7 @@
 #define STEPS_MAX (1u << 18)
 
 bool rvt_step_logging;
-static const char *folder;
+static char folder[3968]; /* a copy: programs that set their title overwrite the environment */
 static int fd = -1;
 static uint64_t steps;
 static struct rvt_step *window;
@@ -21,8 +21,9 @@ static _Atomic(struct rvt_step *) open_step;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void read_environment(void) {
-  folder = getenv("REVATI_STEPS");
-  rvt_step_logging = folder && *folder && rvt_devices();
+  const char *value = getenv("REVATI_STEPS");
+  if (!value || !*value || !rvt_devices()) return;
+  rvt_step_logging = snprintf(folder, sizeof folder, "%s", value) < (int)sizeof folder;
 }
 
 static bool next_window(void) {
