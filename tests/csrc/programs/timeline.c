@@ -31,6 +31,10 @@ static void order_and_elapsed(void) {
   CHECK(elapsed_us(a, b) == 10.0f);
   OK(cudaEventQuery(b));
   OK(cudaStreamQuery(s));
+  OK(cudaEventRecord(a, s)); /* nothing between: what divides by it must not divide by zero */
+  OK(cudaEventRecord(b, s));
+  OK(cudaEventSynchronize(b));
+  CHECK(elapsed_us(a, b) == 0.5f && elapsed_us(a, a) == 0.0f);
   OK(cudaStreamDestroy(s));
 }
 
