@@ -174,6 +174,11 @@ def _after(owner: type, method: str, look: Callable[[Any, tuple[Any, ...], Any],
 # --- what is announced --------------------------------------------------------------------------------------
 
 
+def _model_loaded(runner: Any, _arguments: tuple[Any, ...], _result: Any) -> None:
+    """Before any graph is captured: what a graph holds keeps the model that was known at its capture."""
+    _announce_model(runner)
+
+
 def _announce_model(runner: Any) -> None:
     global _announced
     if _announced or _device is None:
@@ -280,6 +285,7 @@ def _eos_of(runner: Any) -> int | None:
 
 def _hook_v2(module: ModuleType) -> None:
     runner = module.GPUModelRunner
+    _after(runner, "load_model", _model_loaded)
     hooked = _after(runner, "add_requests", _announce_requests) and _after(runner, "prepare_inputs", _batch_v2)
     if not hooked:
         _log.warning("this vLLM has no prepare_inputs in %s; batches are not observed", module.__name__)
@@ -298,6 +304,7 @@ def _batch_v2(runner: Any, _arguments: tuple[Any, ...], batch: Any) -> None:
 
 def _hook_v1(module: ModuleType) -> None:
     runner = module.GPUModelRunner
+    _after(runner, "load_model", _model_loaded)
     hooked = _after(runner, "_update_states", _announce_requests) and (
         _after(runner, "_determine_batch_execution_and_padding", _batch_v1)
         or _after(runner, "_prepare_inputs", _batch_v1_inputs)

@@ -7,6 +7,9 @@ makes both sides of a comparison:
 
     scripts/gpu/serving --case validation/cases/X.yaml --out real
     revati run --gpu h200-sxm -- scripts/gpu/serving --case validation/cases/X.yaml --out emulated --no-profile
+
+`--in-process` replays the traces of a case through vLLM's asynchronous engine without a server (replay.py): for runs
+that were published with latencies taken inside the engine.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from revati.calibration.cases import Case, Run, load_case
 from revati.calibration.measure.conditions import open_nvml, session_facts, version_of
 from revati.models import write_model
 
-__all__ = ["main", "run_offline", "run_serve", "startup_facts"]
+__all__ = ["main", "run_offline", "run_replay", "run_serve", "startup_facts"]
 
 _START_LIMIT_S = 420.0
 _ROOT = Path(__file__).resolve().parents[3]
@@ -191,7 +194,7 @@ def _specs(case: Case, folder: Path, profile: bool) -> list[dict[str, Any]]:
     return [
         {**asdict(run), "file": file, "profile": is_profile}
         for run, file, is_profile in wanted
-        if not (folder / f"{file}.json").exists()
+        if not (folder / f"{file}.json").exists() and not (folder / f"{file}.csv").exists()
     ]
 
 
@@ -296,6 +299,41 @@ def run_offline(case: Case, out: Path, work: Path, budget_s: float) -> int:
     return 0
 
 
+def run_replay(case: Case, out: Path, work: Path, budget_s: float) -> int:
+    """The runs of a case that replay a trace, in one process with the engine. Returns how many are left when the
+    budget ends; raises RevatiError if the process fails, UsageError for a case without traces.
+    """
+    folder = out / case.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if not case.runs or not all(run.trace for run in case.runs):
+        raise UsageError(f"{case.path}: --in-process replays traces, and this case has runs without one")
+    specs = _specs(case, folder, False)
+    if not specs:
+        return 0
+    model = work / "models" / case.model
+    write_model(case.model, model)
+    env = _environment(folder, work)
+    (folder / "session.json").write_text(json.dumps({**session_facts(open_nvml(dry=True)), "case": case.name}))
+    spec = folder / "replay.json.spec"
+    spec.write_text(
+        json.dumps({"model": str(model), "server": list(case.server), "folder": str(folder), "runs": specs})
+    )
+    command = [sys.executable, "-m", "revati.calibration.measure.replay", str(spec)]
+    with (folder / "server.log").open("a", encoding="utf-8") as log, _state_log(folder / "state.csv"):
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        try:
+            code = process.wait(budget_s)
+        except subprocess.TimeoutExpired:
+            code = 0
+        finally:
+            _stop(process)
+    facts = startup_facts((folder / "server.log").read_text(errors="replace"))
+    (folder / "startup.json").write_text(json.dumps(facts))
+    if code:
+        raise RevatiError(f"the replay of {case.name} ended with code {code}; see {folder}/server.log")
+    return len(_specs(case, folder, False))
+
+
 def _reduce_profiles(folder: Path) -> None:
     """Turns torch.profiler's traces into rows of GPU activity (name, start, duration, grid, block, stream, graph)
     and drops them.
@@ -352,6 +390,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=900.0, metavar="SECONDS")
     parser.add_argument("--only", choices=("serve", "offline"))
     parser.add_argument("--no-profile", action="store_true", help="no profiled run at the end (emulation has no CUPTI)")
+    parser.add_argument("--in-process", action="store_true", help="replay traces through the engine, without a server")
     parser.add_argument("--dry-run", action="store_true", help="check the case and print the commands, start nothing")
     parser.add_argument("--small", action="store_true", help="few short requests: try the code, not the card")
     args = parser.parse_args(argv)
@@ -364,9 +403,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not version_of("vllm"):
             raise UsageError("vLLM is not installed here; see scripts/gpu/pack for a machine without network")
         deadline, left = time.monotonic() + args.budget, 0
-        if args.only != "offline":
+        if args.in_process:
+            left += run_replay(case, args.out.resolve(), work.resolve(), args.budget)
+        elif args.only != "offline":
             left += run_serve(case, args.out.resolve(), work.resolve(), args.budget, profile=not args.no_profile)
-        if args.only != "serve" and deadline - time.monotonic() > 30:
+        if args.only != "serve" and not args.in_process and deadline - time.monotonic() > 30:
             left += run_offline(case, args.out.resolve(), work.resolve(), deadline - time.monotonic())
     except RevatiError as problem:
         print(f"serving: {problem}", file=sys.stderr)
