@@ -14,18 +14,18 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from revati_predictors.families import FAMILIES
+from revati_predictors.families import FAMILIES, VARIANTS
 from revati_predictors.gpus import GPUS, UnknownGpuError, find_gpu
 from revati_predictors.packs import MANIFEST, PACK_FORMAT, installed_packs, packs_root
 from revati_predictors.report import write_report
-from revati_predictors.tables import choose_variant, read_table, typed_columns
+from revati_predictors.tables import choose_variant, layer_products, read_table, typed_columns
 from revati_predictors.train import train_section
 
 __all__ = ["Job", "find_jobs", "main", "train_all"]
@@ -45,6 +45,7 @@ class Job:
     gpu_names: tuple[str, ...]
     framework: str
     version: str
+    from_layers: bool = False  # matrix products taken from a table of whole layers
 
     @property
     def file(self) -> str:
@@ -74,6 +75,12 @@ def find_jobs(tables: Path) -> list[Job]:
             key = (variant.name, gpu, framework, version)
             names = (*jobs[key].gpu_names, gpu_name) if key in jobs else (gpu_name,)
             jobs[key] = Job(path, family, variant.name, gpu, names, framework, version)
+    for job in [j for j in jobs.values() if j.variant == "layer_ops_eager"]:
+        # A GPU without a table of products of its own has those of the layers that were measured there: few shapes,
+        # but its own. Where there is a table of products, that one is denser.
+        if not any(j.family == "gemm" and j.gpu == job.gpu for j in jobs.values() if not j.from_layers):
+            key = ("gemm", job.gpu, job.framework, job.version)
+            jobs[key] = replace(job, family="gemm", variant="gemm", from_layers=True)
     return sorted(jobs.values(), key=lambda j: (j.gpu, j.file))
 
 
@@ -89,13 +96,15 @@ def _licence(tables: Path, path: Path) -> dict[str, str]:
 def _run(job: Job, tables: Path, out: Path, seed: int, trees: int) -> dict[str, Any]:
     start = time.monotonic()
     table = read_table(job.path)
-    variant = choose_variant(table, job.family)
-    columns = typed_columns(table, variant, times=True)
+    variant = VARIANTS[job.variant]
+    columns = typed_columns(table, choose_variant(table, job.path.parent.name), times=True)
     chosen = np.isin(np.array(table.column("gpu"), dtype=object).astype(str), job.gpu_names)
     if job.framework:
         chosen &= np.array(table.column("framework")) == job.framework
         chosen &= np.array(table.column("version")) == job.version
     columns = {name: values[chosen] for name, values in columns.items()}
+    if job.from_layers:
+        columns, _ = layer_products(columns)
     trained = train_section(variant, find_gpu(job.gpu), columns, seed, trees)
     data = trained.section.to_bytes()
     directory = out / job.gpu
@@ -115,7 +124,7 @@ def _run(job: Job, tables: Path, out: Path, seed: int, trees: int) -> dict[str, 
             "family": job.family,
             "framework": job.framework,
             "version": job.version,
-            "rows": int(chosen.sum()),
+            "rows": len(columns["us"]),
             "eager_dtypes": _EAGER.get((job.family, job.framework, job.version), []),
             "table": f"{job.path.parent.name}/{job.path.name}",
             **_licence(tables, job.path),

@@ -6,6 +6,7 @@ own roofline, marked extrapolated), else it is the roofline (marked fallback).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,15 +18,18 @@ from numpy.typing import NDArray
 from revati_predictors.families import VARIANTS, Columns, Family
 from revati_predictors.gpus import Gpu
 from revati_predictors.learned import Section
-from revati_predictors.operators import Attention, Collective, Gemm, Mla, Moe, Operator
+from revati_predictors.operators import Attention, Collective, Gemm, Mla, Moe, Operator, Stream
 from revati_predictors.packs import Pack, SectionEntry, load_pack
 from revati_predictors.predictor import EXTRAPOLATED, FALLBACK, INTERPOLATED, Estimate, RooflinePredictor
 from revati_predictors.roofline import attention_work, estimate_us, quantise_us
+from revati_predictors.tables import stream_bytes
 
 __all__ = ["LearnedPredictor"]
 
 Floats = NDArray[np.float64]
 _TRANSFER_WIDTH = 0.22  # log width that borrowing from another GPU adds
+# Streaming kernels of a layer, as tables of layers name them.
+_LAYER_STREAMS = {"norm": "layernorm", "activation": "act_fn", "rope": "rotary_emb"}
 _GROUPS = 8  # unequal sequences are predicted as at most this many lengths
 
 
@@ -41,12 +45,14 @@ class LearnedPredictor:
             if pack is not None and pack.entries:
                 self._packs.append(pack)
         self._chosen: dict[tuple[Any, ...], tuple[Section, bool] | None] = {}
+        self._layers: dict[str, list[tuple[str, float, float]]] | None = None
 
     def for_framework(self, framework: str, version: str) -> LearnedPredictor:
         """The same packs, for another framework's kernels."""
         other = object.__new__(LearnedPredictor)
         other.gpu, other.framework, other.version = self.gpu, framework, version
         other._roofline, other._packs, other._chosen = self._roofline, self._packs, self._chosen
+        other._layers = None
         return other
 
     # --- rows of a table -----------------------------------------------------------------------------------------
@@ -94,6 +100,36 @@ class LearnedPredictor:
                 if section.covers_text(columns):
                     return section, pack.gpu.key != self.gpu.key
         return None
+
+    def _layer_widths(self) -> dict[str, list[tuple[str, float, float]]]:
+        """(model, tp, bytes per token) of this GPU's measured streaming kernels, by the operator's name."""
+        if self._layers is None:
+            self._layers = {}
+            for pack in self._packs[:1]:
+                for entry in pack.candidates("layer_ops_eager", self.framework, self.version)[:1]:
+                    grid = pack.section(entry).grid if pack.gpu.key == self.gpu.key else None
+                    for model, layer, tp in grid.configs if grid is not None else ():
+                        for op, name in _LAYER_STREAMS.items():
+                            sizes = stream_bytes(model, tp) if layer == name else None
+                            if sizes is not None:
+                                self._layers.setdefault(op, []).append((model, tp, sizes[op]))
+        return self._layers
+
+    def _prefers_mixed_table(self, variant: str, op: Attention) -> bool:
+        """Whether batches of one kind are better taken from this GPU's table of mixed batches than from `variant`."""
+        if op.window or op.kv_dtype.startswith("fp8") or not self._packs or self._packs[0].gpu.key != self.gpu.key:
+            return False
+        heads = {"heads_q": op.heads_q, "heads_kv": op.heads_kv, "head_dim": op.head_dim}
+        mixed = [
+            e
+            for e in self._packs[0].candidates("attn_mixed", self.framework, self.version)
+            if all(e.raw["box"][name][0] <= value <= e.raw["box"][name][1] for name, value in heads.items())
+        ]
+        own = self._packs[0].candidates(variant, self.framework, self.version)
+        if not mixed or not own:
+            return bool(mixed)
+        wanted = (self.framework, self.version)
+        return (mixed[0].framework, mixed[0].version) == wanted != (own[0].framework, own[0].version)
 
     def entries(self) -> list[tuple[Pack, SectionEntry]]:
         """Sections that can be used, own ones first."""
@@ -247,7 +283,7 @@ def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimat
         p_alone = prefill.add(op, 1, *max(many, key=lambda s: s[0] * s[1])) if len(set(many)) > 1 else -1
         plans.append((d, d_alone, p, p_alone))
     answers_d, answers_p = decode.estimates(self), prefill.estimates(self)
-    together = _measured_mixed(self, [op for op, (d, _, p, _) in zip(ops, plans) if d and p])
+    together = _from_mixed_table(self, ops)
     out = []
     for op, (d, d_alone, p, p_alone) in zip(ops, plans):
         parts = [
@@ -257,34 +293,68 @@ def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimat
         ]
         if not parts:
             out.append(self._roofline.predict([op])[0])
+        elif op in together:
+            out.append(together[op])
         elif len(parts) == 1:
             out.append(parts[0])
         else:
-            out.append(together.get(op) or _mixed(self.gpu, *parts))
+            out.append(_mixed(self.gpu, *parts))
     return out
 
 
-# Where mixed batches run on FlashAttention 2, whose varlen kernel does not split long decodes over SMs: much slower
-# than the sum of the parts, and measured. Elsewhere (FlashAttention 3, TensorRT-LLM kernels) there is no such table.
+# Where batches run on FlashAttention 2, whose kernel for unequal queries does not split long decodes over SMs: mixed
+# batches are much slower than the sum of their parts, and measured. Elsewhere (FlashAttention 3, TensorRT-LLM kernels)
+# there is no such table.
 _UNSPLIT = ("a100-sxm", "l40s", "rtx-pro-6000")
 
 
-def _measured_mixed(self: LearnedPredictor, ops: Sequence[Attention]) -> dict[Attention, Estimate]:
-    """Mixed batches from the table of mixed batches: one prefill chunk and equal decodes with the batch's sums."""
-    if not ops or self.gpu.nearest not in _UNSPLIT:
+def _from_mixed_table(self: LearnedPredictor, ops: Sequence[Attention]) -> dict[Attention, Estimate]:
+    """What the table of mixed batches (one prefill chunk, equal decodes) says about the batches that it is best for.
+
+    Mixed ones wherever FlashAttention 2 runs; batches of one kind where this GPU's table of that kind is missing or
+    belongs to another version while this one does not. The largest prompt is the table's chunk, so that the batch has
+    as many blocks of queries as in the table; every other prompt adds what it costs alone, less the launch.
+    """
+    if self.gpu.nearest not in _UNSPLIT:
+        return {}
+    rows: list[tuple[float, ...]] = []
+    plans: list[tuple[Attention, int, list[int], int]] = []
+    for op in dict.fromkeys(ops):
+        ones = [kv - 1 for q, kv in op.seqs if q == 1]
+        many = sorted(((q, kv - q) for q, kv in op.seqs if q > 1), reverse=True)
+        if not (ones and many) and not self._prefers_mixed_table("attn_decode" if ones else "attn_prefill", op):
+            continue
+        heads = (op.heads_q, op.heads_kv, op.head_dim)
+        largest = many[0] if many else (0, 0)
+        whole, others = len(rows), len(rows) + 1
+        rows.append((*heads, *largest, len(ones), sum(ones) / len(ones) if ones else 0))
+        rows += [(*heads, q, cached, 0, 0) for q, cached in many[1:]]
+        alone = len(rows) if len(set(ones)) > 1 else -1
+        if alone >= 0:  # one block of an unsplit decode reads all its keys: the longest bounds the batch
+            rows.append((*heads, *largest, 1, max(ones)))
+        plans.append((op, whole, list(range(others, others + len(many[1:]))), alone))
+    if not rows:
         return {}
     family = VARIANTS["attn_mixed"]
-    rows = []
-    for op in ops:
-        ones = [kv - 1 for q, kv in op.seqs if q == 1]
-        many = [(q, kv) for q, kv in op.seqs if q > 1]
-        chunk = sum(q for q, _ in many)
-        cached = sum((kv - q) * q for q, kv in many) / chunk
-        rows.append((op.heads_q, op.heads_kv, op.head_dim, chunk, cached, len(ones), sum(ones) / len(ones)))
     names = ("heads_q", "heads_kv", "head_dim", *family.axes)
     columns: dict[str, NDArray[Any]] = {name: _float(part) for name, part in zip(names, zip(*rows))}
     columns["model"], columns["tp"] = _text([""] * len(rows)), np.ones(len(rows))  # any model with these heads
-    return dict(zip(ops, self._ask("attn_mixed", columns)))
+    answers = self._ask("attn_mixed", columns)
+    floor = 3.0 * self.gpu.floor_us
+    out = {}
+    for op, whole, others, alone in plans:
+        estimate = _longest(answers[whole], answers[alone] if alone >= 0 else None)
+        for i in others:
+            more = answers[i]
+            part = max(0.0, more.us - floor) / more.us if more.us else 0.0
+            estimate = Estimate(
+                estimate.us + part * more.us,
+                estimate.lo_us + part * more.lo_us,
+                estimate.hi_us + part * more.hi_us,
+                max(estimate.source, more.source, INTERPOLATED),
+            )
+        out[op] = estimate
+    return out
 
 
 def _chunks(seqs: Sequence[tuple[int, int]]) -> list[tuple[float, float, float]]:
@@ -332,6 +402,33 @@ def _mixed(gpu: Gpu, decode: Estimate, prefill: Estimate) -> Estimate:
         long.hi_us + extra + spread,
         max(EXTRAPOLATED, decode.source, prefill.source),
     )
+
+
+def _stream(self: LearnedPredictor, ops: Sequence[Stream]) -> list[Estimate]:
+    """Norms, activations and rotary embeddings from this GPU's table of layers, scaled from the nearest row width."""
+    widths = self._layer_widths()
+    known: list[tuple[int, str, float, float]] = []
+    for i, op in enumerate(ops):
+        choices = widths.get(op.op, [])
+        if choices and op.rows > 0 and op.bytes > 0:
+            per_row = op.bytes / op.rows
+            model, tp, size = min(choices, key=lambda w: abs(math.log(w[2] / per_row)))
+            if 0.5 <= per_row / size <= 2.0:
+                known.append((i, model, tp, per_row / size))
+    out = _roofline_of_others(self, ops, [i for i, *_ in known])
+    if not known:
+        return out
+    columns = {
+        "model": _text([model for _, model, _, _ in known]),
+        "op": _text([_LAYER_STREAMS[ops[i].op] for i, *_ in known]),
+        "tp": _float([tp for _, _, tp, _ in known]),
+        "num_tokens": _float([ops[i].rows for i, *_ in known]),
+    }
+    for (i, _, _, ratio), e in zip(known, self._ask("layer_ops_eager", columns)):
+        floor = min(self.gpu.floor_us, e.us)
+        e = _scaled(e, (floor + (e.us - floor) * ratio) / e.us)
+        out[i] = e if ratio == 1.0 else e._replace(source=max(e.source, EXTRAPOLATED))
+    return out
 
 
 def _mla(self: LearnedPredictor, ops: Sequence[Mla]) -> list[Estimate]:
@@ -426,4 +523,5 @@ _HANDLERS: Mapping[type, Callable[[LearnedPredictor, Any], list[Estimate]]] = {
     Mla: _mla,
     Moe: _moe,
     Collective: _collective,
+    Stream: _stream,
 }

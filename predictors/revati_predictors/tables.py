@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from revati_predictors.families import FAMILIES, VARIANTS, Family, variant_of
 
-__all__ = ["MODEL_HEADS", "Table", "TableError", "read_table", "typed_columns"]
+__all__ = [
+    "MODEL_HEADS",
+    "MODEL_WIDTHS",
+    "Table",
+    "TableError",
+    "layer_products",
+    "layer_widths",
+    "read_table",
+    "stream_bytes",
+    "typed_columns",
+]
 
 
 class TableError(ValueError):
@@ -34,6 +44,15 @@ MODEL_HEADS: Mapping[str, tuple[int, int, int]] = {
     "meta-llama/llama-2-7b": (32, 32, 128),
     "qwen/qwen3-14b": (40, 8, 128),
     "qwen/qwen3-4b": (32, 8, 128),
+}
+
+# (hidden, intermediate) of the dense models among them, for tables of their layers.
+MODEL_WIDTHS: Mapping[str, tuple[int, int]] = {
+    "meta-llama/llama-3.1-8b": (4096, 14336),
+    "qwen/qwen3-32b": (5120, 25600),
+    "meta-llama/llama-3.1-70b": (8192, 28672),
+    "qwen/qwen3-8b": (4096, 12288),
+    "qwen/qwen3-14b": (5120, 17408),
 }
 
 KNOWN_DTYPES = frozenset(
@@ -189,6 +208,49 @@ def typed_columns(table: Table, family: Family, times: bool = False) -> dict[str
     if family.name == "attn_mixed":
         _add_heads(table, out)
     return out
+
+
+def layer_widths(model: str, tp: float) -> dict[str, tuple[float, float]] | None:
+    """(n, k) of the linear layers of one rank by the layer's name in vLLM; None for a model that is not known."""
+    heads, widths = MODEL_HEADS.get(model.lower()), MODEL_WIDTHS.get(model.lower())
+    if heads is None or widths is None:
+        return None
+    hidden, intermediate = widths
+    q, kv, width = heads[0] / tp, max(1.0, heads[1] / tp), heads[2]
+    return {
+        "qkv_proj": ((q + 2 * kv) * width, hidden),
+        "o_proj": (hidden, q * width),
+        "gate_up_proj": (2 * intermediate / tp, hidden),
+        "down_proj": (hidden, intermediate / tp),
+    }
+
+
+def stream_bytes(model: str, tp: float) -> dict[str, float] | None:
+    """Bytes that each streaming kernel of a layer touches per token (bf16, one rank), as mapping.py counts them."""
+    heads, widths = MODEL_HEADS.get(model.lower()), MODEL_WIDTHS.get(model.lower())
+    if heads is None or widths is None:
+        return None
+    rotated = (heads[0] / tp + max(1.0, heads[1] / tp)) * heads[2]
+    return {"norm": 8.0 * widths[0], "activation": 6.0 * widths[1] / tp, "rope": 4.0 * rotated}
+
+
+def layer_products(columns: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """The matrix products among rows of a table of layers, as columns of `gemm` (bf16), and which rows they are."""
+    shapes: list[tuple[float, float, float]] = []
+    rows = []
+    known = {key: layer_widths(*key) or {} for key in dict.fromkeys(zip(columns["model"].tolist(), columns["tp"].tolist()))}
+    parts = (columns[c].tolist() for c in ("model", "tp", "op", "num_tokens"))
+    for row, (model, tp, op, tokens) in enumerate(zip(*parts)):
+        widths = known[model, tp].get(op)
+        if widths is not None:
+            rows.append(row)
+            shapes.append((tokens, *widths))
+    m, n, k = np.array(shapes, float).reshape(-1, 3).T
+    chosen = np.array(rows, np.int64)
+    out: dict[str, NDArray[Any]] = {"dtype": np.full(len(rows), "bfloat16", dtype=object), "m": m, "n": n, "k": k}
+    if "us" in columns:
+        out["us"] = columns["us"][chosen]
+    return out, chosen
 
 
 def _add_heads(table: Table, out: dict[str, NDArray[Any]]) -> None:
