@@ -326,13 +326,13 @@ def _from_mixed_table(self: LearnedPredictor, ops: Sequence[Attention]) -> dict[
             continue
         heads = (op.heads_q, op.heads_kv, op.head_dim)
         largest = many[0] if many else (0, 0)
-        whole, others = len(rows), len(rows) + 1
+        whole = len(rows)
         rows.append((*heads, *largest, len(ones), sum(ones) / len(ones) if ones else 0))
         rows += [(*heads, q, cached, 0, 0) for q, cached in many[1:]]
         alone = len(rows) if len(set(ones)) > 1 else -1
         if alone >= 0:  # one block of an unsplit decode reads all its keys: the longest bounds the batch
             rows.append((*heads, *largest, 1, max(ones)))
-        plans.append((op, whole, list(range(others, others + len(many[1:]))), alone))
+        plans.append((op, whole, list(range(whole + 1, whole + max(1, len(many)))), alone))
     if not rows:
         return {}
     family = VARIANTS["attn_mixed"]

@@ -238,7 +238,8 @@ def layer_products(columns: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArr
     """The matrix products among rows of a table of layers, as columns of `gemm` (bf16), and which rows they are."""
     shapes: list[tuple[float, float, float]] = []
     rows = []
-    known = {key: layer_widths(*key) or {} for key in dict.fromkeys(zip(columns["model"].tolist(), columns["tp"].tolist()))}
+    models = dict.fromkeys(zip(columns["model"].tolist(), columns["tp"].tolist()))
+    known = {key: layer_widths(*key) or {} for key in models}
     parts = (columns[c].tolist() for c in ("model", "tp", "op", "num_tokens"))
     for row, (model, tp, op, tokens) in enumerate(zip(*parts)):
         widths = known[model, tp].get(op)

@@ -17,7 +17,8 @@ from revati.calibration.compare import load_requests
 from revati.calibration.measure import session, sweep
 from revati.calibration.measure.client import bench_arguments, replay_file
 from revati.calibration.measure.offline import engine_arguments
-from revati.calibration.measure.serving import gpu_activity, main, run_serve, startup_facts
+from revati.calibration.measure.replay import prompt_tokens
+from revati.calibration.measure.serving import gpu_activity, main, run_replay, run_serve, startup_facts
 from revati.calibration.rows import RowWriter, read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -441,3 +442,65 @@ def test_public_runs_replay_what_was_published(path: Path, tmp_path: Path) -> No
         bench_arguments({"trace": table, "prompts": count, "file": "all-1", "seed": 0, "spread": 0}, "/m", 1, tmp_path)
     )
     assert "--dataset-name=timed_trace" in line and "--request-rate" not in line
+
+
+_FAKE_ENGINE = """
+import asyncio, time, types
+class _Metrics(types.SimpleNamespace):
+    pass
+class AsyncLLM:
+    @classmethod
+    def from_engine_args(cls, arguments):
+        assert arguments.values["load_format"] == "dummy" and arguments.values["max_num_seqs"] > 0
+        print("GPU KV cache size: 1,600 tokens", flush=True)
+        return cls()
+    async def reset_prefix_cache(self):
+        pass
+    async def generate(self, prompt, sampling, name):
+        assert sampling.values["min_tokens"] == sampling.values["max_tokens"] and prompt["prompt_token_ids"]
+        yield types.SimpleNamespace(metrics=_Metrics(queued_ts=10.0, scheduled_ts=10.001, first_token_ts=10.05,
+                                                     last_token_ts=10.05 + 0.02 * (sampling.values["max_tokens"] - 1)))
+    def shutdown(self):
+        pass
+"""
+
+
+def test_traces_are_replayed_in_one_process(fake_vllm: Path, tmp_path: Path) -> None:
+    keeps = "class {0}:\n    def __init__(self, **values):\n        self.values = values\n"
+    (fake_vllm / "vllm/__init__.py").write_text("".join(keeps.format(n) for n in ("AsyncEngineArgs", "SamplingParams")))
+    for name, text in (("v1/__init__.py", ""), ("v1/engine/__init__.py", ""), ("v1/engine/async_llm.py", _FAKE_ENGINE)):
+        (fake_vllm / "vllm" / name).parent.mkdir(parents=True, exist_ok=True)
+        (fake_vllm / "vllm" / name).write_text(text)
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "index,arrival_us,input_tokens,output_tokens,prefix_block_hashes16\n0,5000,40,11,7 8\n1,9000,20,1,7\n"
+    )
+    case_file = tmp_path / "c.yaml"
+    case_file.write_text(
+        f"name: c\nmodel: llama-3.1-8b\ngpu: h200-sxm\nserver: [--max-num-seqs, '8']\n"
+        f"serve: {{repeats: 1, runs: [{{name: all, trace: {table}}}]}}\n"
+    )
+    case = load_case(case_file)
+    assert run_replay(case, tmp_path / "out", tmp_path / "work", 120) == 0
+    folder = tmp_path / "out" / "c"
+    result = load_requests(folder / "all-1.csv")
+    assert result.ttft_ms == [50.0, 50.0] and result.e2e_ms == pytest.approx([250.0, 50.0])
+    assert result.tpot_ms[0] == pytest.approx(20.0)
+    assert json.loads((folder / "startup.json").read_text())["kv_tokens"] == 1600
+    (folder / "server.log").unlink()
+    assert run_replay(case, tmp_path / "out", tmp_path / "work", 120) == 0
+    assert not (folder / "server.log").exists()  # nothing left to do, so nothing was started
+
+
+def test_shared_blocks_are_shared_tokens() -> None:
+    rows = [{"input_tokens": "40", "prefix_block_hashes16": f"7 {second}"} for second in (8, 9)]
+    first, second = (prompt_tokens(i, row, 128256) for i, row in enumerate(rows))
+    assert len(first) == len(second) == 40 and first[:16] == second[:16]
+    assert first[16:32] != second[16:32] and first[32:] != second[32:]
+    assert min(first + second) >= 300 and max(first + second) < 127256
+
+
+def test_a_replay_needs_traces(tmp_path: Path) -> None:
+    case = load_case(ROOT / "validation" / "cases" / "qwen3-8b-bf16.yaml")
+    with pytest.raises(UsageError, match="has runs without one"):
+        run_replay(case, tmp_path / "out", tmp_path / "work", 10)
