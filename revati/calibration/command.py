@@ -149,7 +149,13 @@ def _train(arguments: argparse.Namespace) -> int:
 def _validate(arguments: argparse.Namespace) -> int:
     from revati.calibration.accuracy import summarise
     from revati.calibration.cases import load_case
-    from revati.calibration.compare import compare_folders, compare_requests, load_requests
+    from revati.calibration.compare import (
+        compare_folders,
+        compare_requests,
+        compare_startup,
+        load_requests,
+        startup_of,
+    )
 
     case = load_case(arguments.case)
     for side in (arguments.real, arguments.emulated):
@@ -162,7 +168,9 @@ def _validate(arguments: argparse.Namespace) -> int:
         report = compare_folders(real, emulated)
     elif arguments.real.is_file() and arguments.emulated.is_file():
         real, emulated = arguments.real, arguments.emulated
-        report = {"runs": {real.stem: compare_requests([load_requests(real)], load_requests(emulated))}}
+        name = case.runs[0].name if len(case.runs) == 1 else real.stem
+        report = {"runs": {name: compare_requests([load_requests(real)], load_requests(emulated))}}
+        report["startup"] = compare_startup(_published(real).get("startup", {}), startup_of(emulated.parent))
     else:
         raise UsageError("--real and --emulated must both be folders or both be files")
     for name, run in report["runs"].items():
@@ -202,9 +210,18 @@ def _or_dash(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _session(folder: Path) -> dict[str, Any]:
+def _published(table: Path) -> dict[str, Any]:
+    """What is known of a published table's run: X.conditions.json beside X.requests.csv.gz; empty if there is none."""
+    path = table.with_name(table.name.split(".requests.")[0] + ".conditions.json")
+    return dict(json.loads(path.read_text())) if ".requests." in table.name and path.is_file() else {}
+
+
+def _session(side: Path) -> dict[str, Any]:
     """The conditions of one side for the record: GPU, driver, versions."""
-    path = folder / "session.json"
+    published = _published(side)
+    if published:
+        return dict(published.get("conditions", {}))
+    path = (side if side.is_dir() else side.parent) / "session.json"
     if not path.is_file():
         return {}
     facts = json.loads(path.read_text())

@@ -30,9 +30,11 @@ __all__ = [
     "bucket",
     "compare_folders",
     "compare_requests",
+    "compare_startup",
     "load_requests",
     "load_steps",
     "percentile",
+    "startup_of",
 ]
 
 METRICS = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
@@ -374,7 +376,11 @@ def compare_folders(real: Path, emulated: Path) -> dict[str, Any]:
     offline = _compare_offline(real / "offline.jsonl", emulated / "offline.jsonl")
     if not runs and not offline:
         raise UsageError(f"{real} and {emulated} have no run in common; expected NAME-1.json or offline.jsonl in both")
-    report: dict[str, Any] = {"runs": runs, "offline": offline, "startup": _compare_startup(real, emulated)}
+    report: dict[str, Any] = {
+        "runs": runs,
+        "offline": offline,
+        "startup": compare_startup(startup_of(real), startup_of(emulated)),
+    }
     counts = kernel_counts(real), kernel_counts(emulated)
     if counts[0] and counts[1]:
         report["kernels"] = {
@@ -395,11 +401,12 @@ def _compare_offline(real: Path, emulated: Path) -> dict[str, Any]:
     return {name: _error(sides[0][name], statistics.fmean(sides[1][name])) for name in sides[0] if name in sides[1]}
 
 
-def _compare_startup(real: Path, emulated: Path) -> dict[str, Any]:
-    sides = []
-    for folder in (real, emulated):
-        path = folder / "startup.json"
-        sides.append(json.loads(path.read_text()) if path.exists() else {})
-    return {
-        name: _error([sides[0][name]], sides[1][name]) for name in sides[0] if name in sides[1] and name != "ready_s"
-    }
+def startup_of(folder: Path) -> dict[str, float]:
+    """The start-up facts of a folder of results; empty if there are none."""
+    path = folder / "startup.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def compare_startup(real: dict[str, float], emulated: dict[str, float]) -> dict[str, Any]:
+    """Errors of the numbers that both sides have."""
+    return {n: _error([real[n]], emulated[n]) for n in real if n in emulated and n != "ready_s"}
