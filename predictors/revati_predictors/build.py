@@ -51,7 +51,7 @@ class Job:
     def file(self) -> str:
         """The section's file name in the pack."""
         tail = f".{self.framework}-{self.version}" if self.framework else ""
-        return f"{self.variant}{tail}.sec".replace("/", "-").replace(" ", "-")
+        return f"{self.variant}{'.layers' if self.from_layers else ''}{tail}.sec".replace("/", "-").replace(" ", "-")
 
 
 def find_jobs(tables: Path) -> list[Job]:
@@ -76,11 +76,9 @@ def find_jobs(tables: Path) -> list[Job]:
             names = (*jobs[key].gpu_names, gpu_name) if key in jobs else (gpu_name,)
             jobs[key] = Job(path, family, variant.name, gpu, names, framework, version)
     for job in [j for j in jobs.values() if j.variant == "layer_ops_eager"]:
-        # A GPU without a table of products of its own has those of the layers that were measured there: few shapes,
-        # but its own. Where there is a table of products, that one is denser.
-        if not any(j.family == "gemm" and j.gpu == job.gpu for j in jobs.values() if not j.from_layers):
-            key = ("gemm", job.gpu, job.framework, job.version)
-            jobs[key] = replace(job, family="gemm", variant="gemm", from_layers=True)
+        # The matrix products among the layers: few shapes, but this card's and this version's own.
+        key = ("gemm", job.gpu, job.framework, job.version, "layers")
+        jobs[key] = replace(job, family="gemm", variant="gemm", from_layers=True)
     return sorted(jobs.values(), key=lambda j: (j.gpu, j.file))
 
 
@@ -91,6 +89,11 @@ def _licence(tables: Path, path: Path) -> dict[str, str]:
             if entry.get("file") == f"{path.parent.name}/{path.name}":
                 return {"licence": entry["license"], "source": entry["source"]}
     return {"licence": "not stated", "source": path.name}
+
+
+def _shapes(columns: dict[str, Any]) -> list[list[int]]:
+    """The different (n, k) of rows of products."""
+    return [list(map(int, shape)) for shape in sorted(set(zip(columns["n"].tolist(), columns["k"].tolist())))]
 
 
 def _run(job: Job, tables: Path, out: Path, seed: int, trees: int) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def _run(job: Job, tables: Path, out: Path, seed: int, trees: int) -> dict[str, 
             "version": job.version,
             "rows": len(columns["us"]),
             "eager_dtypes": _EAGER.get((job.family, job.framework, job.version), []),
+            **({"from_layers": True, "shapes": _shapes(columns)} if job.from_layers else {}),
             "table": f"{job.path.parent.name}/{job.path.name}",
             **_licence(tables, job.path),
             "held_out": trained.report,

@@ -93,6 +93,8 @@ class LearnedPredictor:
         dtypes = set(map(str, columns["dtype"].tolist())) if "dtype" in columns else set()
         for pack in self._packs:
             entries = pack.candidates(family.name, framework, version)
+            # Products of layers know few shapes: they stand for all others only where there is nothing else.
+            entries = [e for e in entries if not e.raw.get("from_layers")] or entries
             if graph_timed:  # what a framework launches inside a graph must not cost the host's launch time
                 entries = [e for e in entries if not dtypes & set(e.eager_dtypes)]
             for entry in entries:
@@ -100,6 +102,28 @@ class LearnedPredictor:
                 if section.covers_text(columns):
                     return section, pack.gpu.key != self.gpu.key
         return None
+
+    def _products(self, columns: dict[str, NDArray[Any]]) -> list[Estimate]:
+        """Rows of `gemm`; a layer that was measured on this card with this very version goes before other tables."""
+        out = self._ask("gemm", columns)
+        for pack in self._packs[:1]:
+            for entry in pack.candidates("gemm", self.framework, self.version)[:1]:
+                same = (entry.framework, entry.version) == (self.framework, self.version)
+                if pack.gpu.key != self.gpu.key or not same or not entry.raw.get("from_layers"):
+                    continue
+                section = pack.section(entry)
+                shapes = {(float(n), float(k)) for n, k in entry.raw["shapes"]}
+                wanted = zip(columns["dtype"].tolist(), columns["n"].tolist(), columns["k"].tolist())
+                chosen = np.array([i for i, (d, n, k) in enumerate(wanted) if d == "bfloat16" and (n, k) in shapes], int)
+                if not len(chosen):
+                    continue
+                part = {name: values[chosen] for name, values in columns.items()}
+                roof = np.asarray(VARIANTS["gemm"].roofline_us(self.gpu, part), float)
+                y, below, above, source = section.predict(part)
+                figures = (roof * np.exp(y), roof * np.exp(y - below), roof * np.exp(y + above), source)
+                for i, *row in zip(chosen.tolist(), *(f.tolist() for f in figures)):
+                    out[i] = Estimate(*row)
+        return out
 
     def _layer_widths(self) -> dict[str, list[tuple[str, float, float]]]:
         """(model, tp, bytes per token) of this GPU's measured streaming kernels, by the operator's name."""
@@ -202,7 +226,7 @@ def _gemm(self: LearnedPredictor, ops: Sequence[Gemm]) -> list[Estimate]:
         "dtype": _text([dtypes[i] for i in known]),
         **{c: _float([getattr(ops[i], c) for i in known]) for c in "mnk"},
     }
-    for i, e in zip(known, self._ask("gemm", columns)):
+    for i, e in zip(known, self._products(columns)):
         op = ops[i]
         if op.batch > 1:  # ratio of the single product, roofline of the whole batch
             single = estimate_us(self.gpu, Gemm(op.m, op.n, op.k, op.dtype))
