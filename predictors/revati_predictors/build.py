@@ -77,8 +77,7 @@ def find_jobs(tables: Path) -> list[Job]:
             jobs[key] = Job(path, family, variant.name, gpu, names, framework, version)
     for job in [j for j in jobs.values() if j.variant == "layer_ops_eager"]:
         # The matrix products among the layers: few shapes, but this card's and this version's own.
-        key = ("gemm", job.gpu, job.framework, job.version, "layers")
-        jobs[key] = replace(job, family="gemm", variant="gemm", from_layers=True)
+        jobs["layers", job.gpu, job.framework, job.version] = replace(job, family="gemm", variant="gemm", from_layers=True)
     return sorted(jobs.values(), key=lambda j: (j.gpu, j.file))
 
 

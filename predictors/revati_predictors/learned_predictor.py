@@ -106,20 +106,19 @@ class LearnedPredictor:
     def _products(self, columns: dict[str, NDArray[Any]]) -> list[Estimate]:
         """Rows of `gemm`; a layer that was measured on this card with this very version goes before other tables."""
         out = self._ask("gemm", columns)
-        for pack in self._packs[:1]:
-            for entry in pack.candidates("gemm", self.framework, self.version)[:1]:
-                same = (entry.framework, entry.version) == (self.framework, self.version)
-                if pack.gpu.key != self.gpu.key or not same or not entry.raw.get("from_layers"):
-                    continue
-                section = pack.section(entry)
-                shapes = {(float(n), float(k)) for n, k in entry.raw["shapes"]}
-                wanted = zip(columns["dtype"].tolist(), columns["n"].tolist(), columns["k"].tolist())
-                chosen = np.array([i for i, (d, n, k) in enumerate(wanted) if d == "bfloat16" and (n, k) in shapes], int)
-                if not len(chosen):
-                    continue
+        pack = self._packs[0] if self._packs and self._packs[0].gpu.key == self.gpu.key else None
+        if pack is None:
+            return out
+        for entry in pack.candidates("gemm", self.framework, self.version)[:1]:
+            if not entry.raw.get("from_layers") or (entry.framework, entry.version) != (self.framework, self.version):
+                continue
+            shapes = {("bfloat16", float(n), float(k)) for n, k in entry.raw["shapes"]}
+            wanted = zip(*(columns[c].tolist() for c in ("dtype", "n", "k")))
+            chosen = np.flatnonzero([shape in shapes for shape in wanted])
+            if len(chosen):
                 part = {name: values[chosen] for name, values in columns.items()}
                 roof = np.asarray(VARIANTS["gemm"].roofline_us(self.gpu, part), float)
-                y, below, above, source = section.predict(part)
+                y, below, above, source = pack.section(entry).predict(part)
                 figures = (roof * np.exp(y), roof * np.exp(y - below), roof * np.exp(y + above), source)
                 for i, *row in zip(chosen.tolist(), *(f.tolist() for f in figures)):
                     out[i] = Estimate(*row)

@@ -238,9 +238,7 @@ def test_results_are_packed_in_parts_within_the_limit(tmp_path: Path, monkeypatc
         assert member is not None and member.read() == noise
 
 
-def test_a_pack_arrives_in_parts_and_is_unpacked_when_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pack_arrives_in_parts_and_is_unpacked_when_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_ROOT", ROOT)  # sessions run from a checkout, this test from an installation
     site, out = tmp_path / "site", tmp_path / "pack"
     info = site / "vllm-1.dist-info"

@@ -75,3 +75,11 @@ def test_streams_come_from_the_layers_of_the_own_card() -> None:
     assert own.source <= INTERPOLATED and scaled.source == EXTRAPOLATED and own.us < scaled.us < 1.6 * own.us
     assert beyond.source == other.source == FALLBACK
     assert load_predictor("h200-sxm").predict([norm])[0].source == FALLBACK
+
+
+def test_a_measured_layer_goes_before_another_versions_table_and_only_there() -> None:
+    ops = [Gemm(512, 6144, 4096), Gemm(512, 6000, 4096)]
+    old = load_predictor("rtx-pro-6000", "auto", "vllm", "0.19.0").predict(ops)
+    new = load_predictor("rtx-pro-6000", "auto", "vllm", "0.24.0").predict(ops)
+    assert old[0].us != new[0].us and 0.8 < old[0].us / new[0].us < 1.25
+    assert old[1] == new[1]
