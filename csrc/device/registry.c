@@ -7,8 +7,9 @@
 #include "device/semantics.h"
 
 static const struct rvt_entry *const tables[] = {
-    rvt_entries_vllm,  rvt_entries_vllm_sample, rvt_entries_flashinfer,
-    rvt_entries_torch, rvt_entries_torch_topk,  rvt_entries_readers,
+    rvt_entries_vllm,       rvt_entries_vllm_sample,    rvt_entries_flashinfer,
+    rvt_entries_torch_topk, rvt_entries_torch_integers, /* before torch's, which takes whatever is elementwise */
+    rvt_entries_torch,      rvt_entries_readers,
 };
 
 /* Matches the remaining letters against the remaining parameters; prefers what is present over what is left

@@ -64,7 +64,14 @@ static inline bool rvt_read_i32(uint64_t addr, int32_t *out, size_t n) { return 
 uint32_t rvt_read_slots(const struct rvt_launch *l, int arg, int32_t *slots, uint32_t rows);
 
 extern const struct rvt_entry rvt_entries_vllm[], rvt_entries_vllm_sample[], rvt_entries_torch[],
-    rvt_entries_torch_topk[], rvt_entries_flashinfer[], rvt_entries_readers[];
+    rvt_entries_torch_topk[], rvt_entries_torch_integers[], rvt_entries_flashinfer[], rvt_entries_readers[];
+
+/* What a ReduceOp of PyTorch's reduce_kernel reduces: `inputs` elements to each of `outputs`. */
+struct rvt_reduction {
+  uint64_t source, target;
+  int32_t inputs, outputs;
+};
+bool rvt_torch_reduction(const void *op, struct rvt_reduction *out);
 
 /* ---- the tokens of the sampling step in progress (sampled.c) -------------------------------------------- */
 

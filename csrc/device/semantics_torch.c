@@ -294,12 +294,7 @@ static enum rvt_semantic_result gather_rows(const struct rvt_launch *l) {
 
 /* reduce_kernel's only parameter, a ReduceOp: {ops, identity, ReduceConfig, calculator<1>, calculator<2>, src, dst[2],
  * ..}. The sizes of ops and identity depend on the operation; the configuration is found by its own consistency. */
-struct reduction {
-  uint64_t source, target;
-  int32_t inputs, outputs;
-};
-
-static bool find_reduction(const void *op, struct reduction *out) {
+bool rvt_torch_reduction(const void *op, struct rvt_reduction *out) {
   enum { ELEMENT, INPUTS, OUTPUTS, STEP_IN, STEP_OUT, CTAS, IN_MULT, OUT_MULT = 9, WIDTH = 11, HEIGHT, THREADS };
   for (size_t at = 4; at <= 64; at += 4) {
     int32_t c[16];
@@ -308,7 +303,7 @@ static bool find_reduction(const void *op, struct reduction *out) {
                  c[WIDTH] > 0 && c[HEIGHT] > 0 && c[THREADS] == c[WIDTH] * c[HEIGHT] && c[THREADS] <= 1024;
     size_t pointers = (at + 64 + CALCULATOR_BYTES(1) + CALCULATOR_BYTES(2) + 7) & ~(size_t)7;
     if (!sound || pointers + 16 > LAMBDA_BYTES) continue;
-    *out = (struct reduction){address_at(op, pointers), address_at(op, pointers + 8), c[INPUTS], c[OUTPUTS]};
+    *out = (struct rvt_reduction){address_at(op, pointers), address_at(op, pointers + 8), c[INPUTS], c[OUTPUTS]};
     if (rvt_is_device_address(out->source) && rvt_is_device_address(out->target)) return true;
   }
   return false;
@@ -317,8 +312,8 @@ static bool find_reduction(const void *op, struct reduction *out) {
 /* An argmax over thousands of columns is greedy sampling over the vocabulary; a narrower one belongs to another
  * kernel's scheme. */
 static enum rvt_semantic_result argmax(const struct rvt_launch *l) {
-  struct reduction r;
-  if (!find_reduction(l->params[0], &r)) return RVT_SEM_DONE;
+  struct rvt_reduction r;
+  if (!rvt_torch_reduction(l->params[0], &r)) return RVT_SEM_DONE;
   if (r.inputs < 1024 || r.outputs > 8192) {
     rvt_mem_forget_at(r.target);
     return RVT_SEM_DONE;
@@ -331,8 +326,8 @@ static enum rvt_semantic_result argmax(const struct rvt_launch *l) {
 /* --- everything else ----------------------------------------------------------------------------------- */
 
 static enum rvt_semantic_result forget_reduction(const struct rvt_launch *l) {
-  struct reduction r;
-  if (find_reduction(l->params[0], &r)) rvt_mem_forget_at(r.target);
+  struct rvt_reduction r;
+  if (rvt_torch_reduction(l->params[0], &r)) rvt_mem_forget_at(r.target);
   return RVT_SEM_DONE;
 }
 

@@ -66,7 +66,8 @@ static enum rvt_semantic_result prepare_prefill_inputs(const struct rvt_launch *
     rvt_read_i32(rvt_arg_ptr(l, PREFILL_LENS + ahead) + 4ull * (unsigned)slot[i], &prefill, 1);
     rvt_read_i32(rvt_arg_ptr(l, COMPUTED + ahead) + 4ull * (unsigned)slot[i], &computed, 1);
     if (computed >= prefill) continue;
-    rvt_step_prompt(slot[i], rvt_arg_ptr(l, ALL_TOKENS + ahead) + 4ull * (uint64_t)(slot[i] * stride), (uint32_t)prefill);
+    rvt_step_prompt(slot[i], rvt_arg_ptr(l, ALL_TOKENS + ahead) + 4ull * (uint64_t)(slot[i] * stride),
+                    (uint32_t)prefill);
   }
   return DONE;
 }
@@ -126,8 +127,7 @@ static enum rvt_semantic_result num_sampled_and_rejected(const struct rvt_launch
   int32_t *sampled = rvt_scratch(1, rows * 4ull), *rejected = rvt_scratch(2, rows * 4ull);
   int32_t *seq_len = rvt_scratch(3, rows * 4ull), *slot = rvt_scratch(4, rows * 4ull);
   int32_t *logits = rvt_scratch(5, rows * 4ull + 4);
-  if (!rvt_read_i32(rvt_arg_ptr(l, SEQ_LENS), seq_len, rows) ||
-      !rvt_read_slots(l, IDX_MAPPING, slot, rows)) {
+  if (!rvt_read_i32(rvt_arg_ptr(l, SEQ_LENS), seq_len, rows) || !rvt_read_slots(l, IDX_MAPPING, slot, rows)) {
     return DEFAULT;
   }
   bool counted = rvt_read_i32(rvt_arg_ptr(l, SAMPLED), sampled, rows);
@@ -239,7 +239,10 @@ static enum rvt_semantic_result expand_idx_mapping(const struct rvt_launch *l) {
 /* Kernels that fill attention metadata, which only other kernels read: no effect, and their inputs stay known. */
 const struct rvt_entry rvt_entries_vllm[] = {
     {.pattern = "_apply_write_kernel", .fn = apply_write, .signature = "PIPPPPQ", .second = "PPPPPPP"},
-    {.pattern = "_prepare_prefill_inputs_kernel", .fn = prepare_prefill_inputs, .signature = "PPPPPJPP", .second = "PPIIPPPJPP"},
+    {.pattern = "_prepare_prefill_inputs_kernel",
+     .fn = prepare_prefill_inputs,
+     .signature = "PPPPPJPP",
+     .second = "PPIIPPPJPP"},
     {.pattern = "_prepare_pos_seq_lens_kernel", .fn = prepare_pos_seq_lens, .signature = "PPPPPI"},
     {.pattern = "_combine_sampled_and_draft_tokens_kernel", .fn = combine_sampled, .signature = "PPPPPPPIPP"},
     {.pattern = "_get_num_sampled_and_rejected_kernel", .fn = num_sampled_and_rejected, .signature = "PPPPPP"},

@@ -111,7 +111,8 @@ static enum rvt_semantic_result logit_bias(const struct rvt_launch *l) {
     if (slot[i] >= 0 && rvt_read_i32(rvt_arg_ptr(l, STOPS) + at, &stops, 1) && stops > 0) {
       if (stops > RVT_MAX_AVOID) stops = RVT_MAX_AVOID;
       rvt_read_i32(rvt_arg_ptr(l, MIN_LENS) + at, &min_len, 1);
-      uint64_t from = rvt_arg_ptr(l, STOP_IDS + restore) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, STOP_STRIDE + restore));
+      uint64_t from =
+          rvt_arg_ptr(l, STOP_IDS + restore) + 4ull * (uint64_t)(slot[i] * rvt_arg_int(l, STOP_STRIDE + restore));
       if (rvt_read_i32(from, stop_ids, (size_t)stops))
         rvt_step_minimum(slot[i], (uint32_t)min_len, stop_ids, (uint32_t)stops);
     }
@@ -240,7 +241,10 @@ static enum rvt_semantic_result num_nans(const struct rvt_launch *l) {
 }
 
 const struct rvt_entry rvt_entries_vllm_sample[] = {
-    {.pattern = "_gumbel_sample_kernel", .fn = gumbel_sample, .signature = "PIPIQJQPJPPPPJ", .second = "PIPIQIIQQIPJPPPPJ"},
+    {.pattern = "_gumbel_sample_kernel",
+     .fn = gumbel_sample,
+     .signature = "PIPIQJQPJPPPPJ",
+     .second = "PIPIQIIQQIPJPPPPJ"},
     {.pattern = "_apply_grammar_bitmask_kernel", .fn = grammar_bitmask, .signature = "PJPPJJ", .second = "PJPPPJJ"},
     {.pattern = "apply_token_bitmask_inplace_kernel", .fn = xgrammar_bitmask, .signature = "PPQIJJJ"},
     {.pattern = "_bias_kernel", .fn = logit_bias, .signature = "PJJPPPJPPJPJPPPPJ", .second = "PJJPPPJPPJPJPPPPPJ"},

@@ -47,6 +47,9 @@ def test_torch_reads_back_what_its_kernels_wrote() -> None:
     assert got["cast_long_int"] == [1 << 20, -7]
     assert got["stale"] == [], "bytes of an earlier tensor shone through"
     assert all(0 <= token < 32000 for token in got["argmax"])
+    for name in ("top_k_int32", "top_k_int64"):
+        assert got[name] == [[False, True, False], [10, 1, 3], 10, 1, [9, 0, 2], [15, 6, 8]]
+    assert got["long"] == [2999, [2999], [-3, -2, -1, 0]]
     assert got["shapes"] == [[64, 6144], [64, 6144], [4, 8, 8], [64, 6144]]
     assert got["gemm_ms"] == pytest.approx(0.01)
     assert got["graph_fill"] == [9] * 4

@@ -33,6 +33,16 @@ again = torch.randn(4, device=device).exp()
 result["stale"] = [v for v in values(fresh) + values(again) if v in (11.0, 12.0, 13.0, 14.0)]
 result["argmax"] = values(torch.randn(6, 32000, device=device).argmax(dim=-1))
 
+# What a sampler without FlashInfer reads back of its top-k.
+for kind in (torch.int32, torch.int64):
+    top_k = torch.tensor([10, 32000, 3], dtype=kind).to(device)
+    off = top_k == 32000
+    k = top_k.masked_fill(off, 1)
+    name = str(kind).removeprefix("torch.")
+    result[f"top_k_{name}"] = [values(off), values(k), k.max().item(), k.min().item(), values(k - 1), values(k + 5)]
+long = torch.arange(3000, dtype=torch.int32, device=device)
+result["long"] = [long.max().item(), (long == 2999).cpu().nonzero().flatten().tolist(), values(long - 3)[:4]]
+
 # Matrix products: eager, batched, captured; and time passes.
 x = torch.randn(64, 4096, device=device, dtype=torch.bfloat16)
 w = torch.randn(6144, 4096, device=device, dtype=torch.bfloat16)
