@@ -27,6 +27,16 @@ def need(*modules: str) -> None:
             pytest.skip(f"{module} is not installed")
 
 
+def need_v2_runner() -> None:
+    """Skips the test where vLLM's second model runner is still the experiment of its first releases."""
+    need("vllm")
+    code = "import importlib.metadata as m; print(*m.version('vllm').split('.')[:2])"
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    major, minor = (int(part) for part in done.stdout.split())
+    if (major, minor) < (0, 25):
+        pytest.skip(f"vLLM {major}.{minor} has the V2 runner as an experiment only")
+
+
 @functools.cache
 def _installed(module: str) -> bool:
     look = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.frameworks.emulated import emulate, need
+from tests.frameworks.emulated import emulate, need, need_v2_runner
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def test_torch_reads_back_what_its_kernels_wrote() -> None:
 
 
 def test_vllm_state_advances_as_on_a_card() -> None:
-    need("vllm")
+    need_v2_runner()
     got = emulate("vllm_state.py")
     assert got["staged_elements"] == [0, 0, 0, 42, 0, 7, 0, 0]
     assert got["staged_rows"] == [[0] * 8, [0, 0, 9, 8, 7, 0, 0, 0], [0] * 8, [1] + [0] * 7]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.frameworks.emulated import emulate, need
+from tests.frameworks.emulated import emulate, need, need_v2_runner
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -39,9 +39,17 @@ def ids(result: dict[str, Any], name: str) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     ("mode", "runner", "observer"),
-    [("eager", "1", "1"), ("eager", "1", "0"), ("eager", "0", "1"), ("default", "1", "1")],
+    [
+        ("eager", "1", "1"),
+        ("eager", "1", "0"),
+        ("eager", "0", "1"),
+        ("default", "1", "1"),
+        pytest.param("default", "0", "1", marks=pytest.mark.extended),
+    ],
 )
 def test_requests(model: Path, tmp_path: Path, mode: str, runner: str, observer: str) -> None:
+    if runner == "1":
+        need_v2_runner()
     oracle = tmp_path / "oracle"
     oracle.write_text("seed 3\nlength 12\neos 128009\n")
     result = emulate("vllm_requests.py", str(model), mode, limit_s=1500, VLLM_ENABLE_V1_MULTIPROCESSING="0",
