@@ -72,12 +72,13 @@ def find_jobs(tables: Path) -> list[Job]:
                 gpu = find_gpu(gpu_name).key
             except UnknownGpuError:
                 continue
-            key = (variant.name, gpu, framework, version)
-            names = (*jobs[key].gpu_names, gpu_name) if key in jobs else (gpu_name,)
-            jobs[key] = Job(path, family, variant.name, gpu, names, framework, version)
+            section = (variant.name, gpu, framework, version)
+            names = (*jobs[section].gpu_names, gpu_name) if section in jobs else (gpu_name,)
+            jobs[section] = Job(path, family, variant.name, gpu, names, framework, version)
     for job in [j for j in jobs.values() if j.variant == "layer_ops_eager"]:
         # The matrix products among the layers: few shapes, but this card's and this version's own.
-        jobs["layers", job.gpu, job.framework, job.version] = replace(job, family="gemm", variant="gemm", from_layers=True)
+        key = ("layers", job.gpu, job.framework, job.version)
+        jobs[key] = replace(job, family="gemm", variant="gemm", from_layers=True)
     return sorted(jobs.values(), key=lambda j: (j.gpu, j.file))
 
 
