@@ -288,7 +288,7 @@ void rvt_price_many(struct rvt_priced *items, uint32_t n);
 /* Books n ops of this price as executed. */
 void rvt_account(int ordinal, const struct rvt_price *p);
 /* The service (predictor.c). Requests carry `batch`; false: it did not answer. */
-bool rvt_predict(const struct rvt_priced *const *items, uint32_t n, const struct rvt_batch *batch,
+void rvt_predict(const struct rvt_priced *const *items, uint32_t n, const struct rvt_batch *batch,
                  struct rvt_prediction *out);
 uint32_t rvt_model_index(void);
 

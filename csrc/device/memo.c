@@ -102,11 +102,8 @@ static void resolve_misses(struct rvt_priced **missing, uint32_t n, const struct
   static pthread_mutex_t miss_lock = PTHREAD_MUTEX_INITIALIZER;
   rvt_internal_begin();
   pthread_mutex_lock(&miss_lock);
-  bool answered = rvt_predict((const struct rvt_priced *const *)missing, n, batch, answers);
-  for (uint32_t i = 0; i < n; i++) {
-    if (answered) keep(missing[i], &answers[i], batch, &missing[i]->price);
-    else missing[i]->price = constant_price(missing[i]->op);
-  }
+  rvt_predict((const struct rvt_priced *const *)missing, n, batch, answers);
+  for (uint32_t i = 0; i < n; i++) keep(missing[i], &answers[i], batch, &missing[i]->price);
   pthread_mutex_unlock(&miss_lock);
   rvt_internal_end();
   __atomic_fetch_add(&rvt_g.page->memo_misses, n, __ATOMIC_RELAXED);

@@ -11,7 +11,6 @@
 
 static int fd = -1;
 static pthread_mutex_t wire_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool lost;
 
 static bool send_all(const void *data, size_t n) {
   const char *p = data;
@@ -37,34 +36,21 @@ static bool receive_all(void *data, size_t n) {
   return true;
 }
 
-static bool connected(void) {
-  if (fd >= 0) return true;
-  if (lost) return false;
+/* Without durations there is no run: any substitute would be a silently wrong number. */
+static void connect_service(void) {
+  if (fd >= 0) return;
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   memcpy(address.sun_path, rvt_g.page->predictor_socket, sizeof address.sun_path - 1);
   fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return true;
-  if (fd >= 0) close(fd);
-  fd = -1;
-  lost = true;
-  rvt_message("the predictor service does not answer at %s (%s): durations are the constant fallback from now on",
-              address.sun_path, strerror(errno));
-  return false;
+  if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
+    rvt_fail("the predictor service does not answer at %s (%s)", address.sun_path, strerror(errno));
 }
 
-static void drop_connection(void) {
-  close(fd);
-  fd = -1;
-  lost = true;
-  rvt_message("the predictor service ended: durations are the constant fallback from now on");
-}
+static void lost_service(void) { rvt_fail("the predictor service is gone, and durations with it: this run is over"); }
 
 /* A forked child must not share its parent's connection. */
 __attribute__((constructor)) static void watch_forks(void);
-static void in_child(void) {
-  fd = -1;
-  lost = false;
-}
+static void in_child(void) { fd = -1; }
 static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
 
 static size_t record_bytes(const struct rvt_priced *item, const struct rvt_batch *batch) {
@@ -85,25 +71,22 @@ static size_t put_record(char *out, const struct rvt_priced *item, const struct 
   return total;
 }
 
-bool rvt_predict(const struct rvt_priced *const *items, uint32_t n, const struct rvt_batch *batch,
+void rvt_predict(const struct rvt_priced *const *items, uint32_t n, const struct rvt_batch *batch,
                  struct rvt_prediction *out) {
   size_t bytes = 8;
   for (uint32_t i = 0; i < n; i++) bytes += record_bytes(items[i], batch);
   char *message = malloc(bytes);
-  if (!message) return false;
+  if (!message) rvt_fail("no memory for a question to the predictor");
   uint32_t head[2] = {n, (uint32_t)(bytes - 8)};
   memcpy(message, head, 8);
   size_t at = 8;
   for (uint32_t i = 0; i < n; i++) at += put_record(message + at, items[i], batch);
   pthread_mutex_lock(&wire_lock);
-  bool ok = connected();
-  if (ok) {
-    ok = send_all(message, bytes) && receive_all(head, 8) && head[0] == n && receive_all(out, n * sizeof *out);
-    if (!ok) drop_connection();
-  }
+  connect_service();
+  if (!send_all(message, bytes) || !receive_all(head, 8) || head[0] != n || !receive_all(out, n * sizeof *out))
+    lost_service();
   pthread_mutex_unlock(&wire_lock);
   free(message);
-  return ok;
 }
 
 /* ---- observers ------------------------------------------------------------------------------------------- */
@@ -118,14 +101,10 @@ RVT_API uint32_t revati_observe_model(const char *json) {
   uint32_t head[2] = {RVT_WIRE_MODEL, (uint32_t)strlen(json)};
   rvt_internal_begin();
   pthread_mutex_lock(&wire_lock);
-  bool ok = connected();
-  if (ok) {
-    ok = send_all(head, 8) && send_all(json, head[1]) && receive_all(head, 8);
-    if (!ok) drop_connection();
-  }
+  connect_service();
+  if (!send_all(head, 8) || !send_all(json, head[1]) || !receive_all(head, 8)) lost_service();
   pthread_mutex_unlock(&wire_lock);
   rvt_internal_end();
-  if (!ok) return 0;
   atomic_store(&model_index, head[0]);
   return head[0];
 }

@@ -39,6 +39,10 @@ void rvt_charge_ns(int64_t cost_ns);
 void rvt_internal_begin(void);
 void rvt_internal_end(void);
 
+/* Ends the process with one sentence on stderr and the exit code of a broken run: for what would else give silently
+ * wrong numbers. */
+void rvt_fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
 /* The host's own clock, for Revati's own statistics only. */
 int64_t rvt_host_ns(void);
 

@@ -71,7 +71,6 @@ extern __thread struct rvt_self rvt_self_tls;
 /* start.c */
 void rvt_init(void);
 struct rvt_slot *rvt_attach(void); /* a slot for a thread that has none */
-void rvt_fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 long rvt_raw(long number, long a, long b, long c, long d, long e, long f);
 
 /* True when the calling thread is under the virtual clock and not inside Revati's own code. */

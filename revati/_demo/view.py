@@ -26,7 +26,7 @@ class View:
         now = time.monotonic()
         if phase != self._phase:
             self.end()
-            self._phase, self._began = phase, now
+            self._phase, self._began, self._said = phase, now, 0.0
         line = f"{phase:15} {now - self._began:6.1f} s  {detail}"
         if self._live:
             self._stream.write("\r\x1b[K" + line[:160])

@@ -21,6 +21,7 @@ from revati.experiments.metrics import compute, gpu_metrics, server_metrics
 from revati.experiments.results import EMBEDDED_REQUESTS_MAX, RESULT_VERSION, write_json
 from revati.experiments.runner import Limits, Runner, RunOutcome
 from revati.experiments.session import ProcessPlan, SessionPlan
+from revati.experiments.steps import EMBEDDED_STEPS_MAX, step_metrics
 
 __all__ = ["run_case"]
 
@@ -100,6 +101,7 @@ def collect(case: Case, out: Path, outcome: RunOutcome, kind: str) -> dict[str, 
     samples = _samples(out / "samples.jsonl")
     metrics |= server_metrics(samples)
     metrics |= gpu_metrics(case, outcome.statistics, metrics["duration_s"], metrics.get("tokens.output", 0))
+    metrics |= step_metrics(outcome.steps)
     summary = _client_summary(out)
     reason, message = outcome.reason, outcome.message
     if reason == "finished" and summary.get("reason") not in (None, "finished"):
@@ -124,6 +126,7 @@ def collect(case: Case, out: Path, outcome: RunOutcome, kind: str) -> dict[str, 
         "intervals": intervals(metrics, outcome.statistics),
         "statistics": outcome.statistics,
         "samples": samples,
+        "steps": outcome.steps[:EMBEDDED_STEPS_MAX],
         "requests": sorted_records(requests_file) if embedded else [],
         "requests_file": None if embedded else requests_file.name,
         "driver_report": report.summary,

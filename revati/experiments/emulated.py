@@ -36,6 +36,7 @@ class EmulatedPlan:
     session: list[str]  # command
     server: list[str]  # command that the framework's recipe is chosen by
     snapshots: str  # directory of snapshot requests and answers
+    steps: str  # directory of step logs
     statistics: str  # file for the outcome
 
 
@@ -73,6 +74,7 @@ class _Snapshots:
         return {
             "use": asdict(self._run.use()),
             "virtual_ns": status.virtual_ns,
+            "now_ns": status.now_ns,
             "real_ns": status.real_ns,
             "jumps": status.jumps,
             "predictor": self._run.predictor_statistics(),
@@ -97,7 +99,8 @@ def _coordinate(plan: EmulatedPlan) -> int:
         if plan.scale:
             _scale_durations(run, plan.scale)
         # The recipe is the server's: the session is only what starts it.
-        environment = run.environment(plan.server) | {"REVATI_SNAPSHOTS": plan.snapshots}
+        environment = run.environment(plan.server)
+        environment |= {"REVATI_SNAPSHOTS": plan.snapshots, "REVATI_STEPS": plan.steps}
         snapshots = _Snapshots(run, Path(plan.snapshots))
 
         def on_signal(number: int) -> None:

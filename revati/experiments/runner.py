@@ -25,7 +25,8 @@ from revati.experiments.case import Case
 from revati.experiments.emulated import EmulatedPlan
 from revati.experiments.results import read_json, write_json
 from revati.experiments.session import SessionPlan, log_tail
-from revati.experiments.statistics import load_statistics
+from revati.experiments.statistics import load_span, load_statistics
+from revati.experiments.steps import load_steps
 
 __all__ = ["EmulatedRunner", "Limits", "NativeRunner", "RunOutcome", "Runner"]
 
@@ -52,6 +53,7 @@ class RunOutcome:
     ready_wall_s: float | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
     statistics: dict[str, Any] = field(default_factory=dict)  # of the coordinator; empty without emulation
+    steps: list[dict[str, Any]] = field(default_factory=list)  # of the engines, see revati.experiments.steps
 
 
 class Runner(Protocol):
@@ -91,6 +93,9 @@ class EmulatedRunner:
         snapshots = work / "snapshots"
         shutil.rmtree(snapshots, ignore_errors=True)
         snapshots.mkdir()
+        steps = work / "steps"
+        shutil.rmtree(steps, ignore_errors=True)
+        steps.mkdir()
         device, predictor = case.data["device"], case.data["predictor"]
         emulated = EmulatedPlan(
             gpu=f"{device['gpu']}:{device['count']}",
@@ -103,6 +108,7 @@ class EmulatedRunner:
             session=session_command(plan_file),
             server=plan.server.command,
             snapshots=str(snapshots),
+            steps=str(steps),
             statistics=str(statistics),
         )
         run_file = work / "run.json"
@@ -112,6 +118,8 @@ class EmulatedRunner:
         if statistics.exists():
             raw = read_json(statistics, "statistics of a run")
             outcome.statistics = load_statistics(raw)
+            if outcome.statistics:
+                outcome.steps = load_steps(steps, *load_span(raw))
         return outcome
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from revati_coordinator.use import FAMILIES
 from revati_predictors.results import coverage_warning, time_factors
 
-__all__ = ["load_statistics"]
+__all__ = ["load_span", "load_statistics"]
 
 
 def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +51,12 @@ def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
         "timeline": _timeline(raw, start["virtual_ns"], end["virtual_ns"]),
         "notes": notes,
     }
+
+
+def load_span(raw: dict[str, Any]) -> tuple[int, int]:
+    """Start and end of the load on the run's clock, in ns; only where load_statistics has found a load."""
+    snapshots = raw["snapshots"]
+    return snapshots["load-start"]["now_ns"], (snapshots.get("load-end") or snapshots["end"])["now_ns"]
 
 
 def _timeline(raw: dict[str, Any], start_ns: int, end_ns: int) -> list[dict[str, Any]]:
