@@ -48,7 +48,7 @@ def emulate(
     **variables: str,
 ) -> dict[str, Any]:  # fmt: skip
     """The JSON object on the last line of `program`'s standard output. Fails with its whole output otherwise."""
-    command = [PYTHON, "-m", "revati", "run", "--gpu", gpu, "--predictor", predictor, "--quiet",
+    command = [PYTHON, "-m", "revati", "run", "--gpu", gpu, "--policy", "free", "--predictor", predictor, "--quiet",
                "--limit", str(limit_s), "--", PYTHON, str(PROGRAMS / program), *arguments]  # fmt: skip
     environment = {**os.environ, **variables}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit_s + 30)

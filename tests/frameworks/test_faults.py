@@ -107,7 +107,6 @@ def test_ctrl_c(demo: Demo, phase: str) -> None:
     assert demo.ended() == 130
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("victim", ["VLLM::EngineCore", "vllm serve", "vllm bench"])
 def test_kill_9_while_serving(demo: Demo, victim: str) -> None:
     demo.reach("serving")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.frameworks.emulated import emulate, need, need_v2_runner
+from tests.frameworks.models import short_llama
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -21,16 +22,8 @@ LENGTHS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Llama-3.1-8B with two layers: the vocabulary and the kernels are the real ones."""
     need("vllm")
-    from revati.models import write_model
-
-    folder = tmp_path_factory.mktemp("model") / "llama"
-    write_model("llama-3.1-8b", folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["num_hidden_layers"] = 2
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return short_llama(tmp_path_factory.mktemp("model"))
 
 
 def ids(result: dict[str, Any], name: str) -> list[list[int]]:
