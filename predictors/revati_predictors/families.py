@@ -68,6 +68,11 @@ class Family:
         derived = _DERIVED if self.name == "attn_mixed" else ()
         return tuple(c for c in dict.fromkeys((*self.config, *self.axes, *self.extra)) if c not in derived)
 
+    @property
+    def shape_columns(self) -> tuple[str, ...]:
+        """The columns of a shape: what is measured at once, and must not be parted by a validation split."""
+        return tuple(c for c in (*self.config, *self.axes, *self.extra) if c not in self.shape_ignores)
+
 
 _DERIVED = ("heads_q", "heads_kv", "head_dim")
 

@@ -85,8 +85,34 @@ def hole_features(
     slots: Slots,
     columns: Columns,
     masked: NDArray[np.bool_],
+    residual: Grid | None = None,
+    prior: Floats | None = None,
 ) -> tuple[dict[str, Floats], Floats]:
-    """Features of rows on nodes and the base estimate of y. `masked` rows do not see their line on `mask_axis`."""
+    """Features of rows on nodes and the base estimate of y. `masked` rows do not see their line on `mask_axis`.
+
+    residual: the same grid holding y less a prior estimate, whose value at the rows themselves is `prior`. What the prior
+    explains (tiles, waves, a change of kernel between two nodes) does not disturb the neighbours' average there.
+    """
+    out, base = _neighbours(family, grid, beside, slots, columns, masked)
+    if residual is not None and prior is not None:
+        left, left_base = _neighbours(family, residual, beside, slots, columns, masked)
+        out.update({f"left_{name}": value for name, value in left.items() if not name.startswith("gap")})
+        out["prior"] = prior
+        out["prior_and_left"] = prior + left_base - base
+    out["base"] = base
+    out.update(family.physics(gpu, columns))
+    return out, base
+
+
+def _neighbours(
+    family: Family,
+    grid: Grid,
+    beside: Sequence[tuple[Any, Any]],
+    slots: Slots,
+    columns: Columns,
+    masked: NDArray[np.bool_],
+) -> tuple[dict[str, Floats], Floats]:
+    """What the neighbours of rows on nodes hold, relative to a base estimate, and that estimate."""
     keys = key_columns(family, columns)
     config = grid.config_ids(keys)
     coordinates = [np.asarray(columns[a], float) for a in family.axes]
@@ -161,8 +187,6 @@ def hole_features(
     for name in out:
         if not name.startswith("gap"):
             out[name] = out[name] - base
-    out["base"] = base
-    out.update(family.physics(gpu, columns))
     return out, base
 
 
