@@ -498,6 +498,36 @@ def _plain_layer_us(gpu: Gpu, columns: Columns) -> Floats:
     return gpu.floor_us + 0.05 * _f(columns, "num_tokens")
 
 
+def _moe_layer_physics(gpu: Gpu, columns: Columns) -> dict[str, Floats]:
+    tokens, topk, local, ep, tp, hidden, inter = (
+        _f(columns, c) for c in ("num_tokens", "topk", "experts_per_device", "ep", "tp", "hidden", "inter")
+    )
+    pairs = tokens * topk / ep
+    return {
+        **_plain_physics("num_tokens")(gpu, columns),
+        "op": _by_value(columns, "op", lambda v: float(sum(map(ord, v)) % 997)),
+        "log_experts": np.log2(_f(columns, "num_experts")),
+        "log_local": np.log2(local),
+        "topk": topk,
+        "ep": ep,
+        "tp": tp,
+        "log_hidden": np.log2(hidden),
+        "log_width": np.log2(inter / tp),
+        "log_pairs": np.log2(pairs),
+        "log_weights": np.log2(np.minimum(pairs, local) * hidden * inter / tp),
+    }
+
+
+def _moe_layer_slots(key: Key, known: ConfigIndex) -> list[Slot | None]:
+    """Other splits of the same model's experts."""
+    model, op, experts, local, ep, tp, *rest = key
+    out: list[Slot | None] = []
+    for local_by, ep_by, tp_by in ((1, 1, 2), (1, 1, 0.5), (2, 0.5, 1), (0.5, 2, 1)):
+        other = (model, op, experts, local * local_by, ep * ep_by, tp * tp_by, *rest)
+        out.append((other, (1.0,)) if other in known else None)
+    return out
+
+
 def _mixed_us(gpu: Gpu, columns: Columns) -> Floats:
     heads, kv_heads, hd = (_f(columns, c) for c in ("heads_q", "heads_kv", "head_dim"))
     chunk, cached, n, kv = (_f(columns, c) for c in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"))
@@ -779,7 +809,9 @@ VARIANTS: dict[str, Family] = {
             ),
             ("num_tokens",),
             _plain_layer_us,
-            _plain_physics("num_tokens"),
+            _moe_layer_physics,
+            _moe_layer_slots,
+            4,
             text=frozenset({"model", "op", "load", "dtype"}),
             checked_dtypes=False,
         ),

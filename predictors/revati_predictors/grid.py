@@ -58,14 +58,18 @@ class Grid:
 
     @classmethod
     def from_rows(cls, keys: Sequence[tuple[Any, ...]], coordinates: Sequence[Floats], y: Floats) -> Grid:
-        """A grid from rows; `keys` is each row's configuration. Rows of one node: the last one stays."""
+        """A grid from rows; `keys` is each row's configuration. Rows of one node: their mean."""
         configs = sorted(set(keys), key=repr)
         index = {c: i for i, c in enumerate(configs)}
         axes = [np.unique(c) for c in coordinates]
         dense = np.full((len(configs), *(len(a) for a in axes)), np.nan, np.float32)
         c = np.array([index[k] for k in keys])
         where = (c, *(np.searchsorted(a, v) for a, v in zip(axes, coordinates)))
-        dense[where] = y
+        flat = np.ravel_multi_index(where, dense.shape)
+        counts = np.bincount(flat, minlength=dense.size)
+        sums = np.bincount(flat, weights=y, minlength=dense.size)
+        known = counts > 0
+        dense.ravel()[known] = sums[known] / counts[known]
         return cls(configs, axes, dense)
 
     def config_ids(self, keys: Sequence[tuple[Any, ...]]) -> Ints:

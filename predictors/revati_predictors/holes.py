@@ -50,7 +50,7 @@ class Prior:
                 self._models = []
                 return
             leaves = 95 if len(rows) > 5000 else 31
-            self._models.append(fit(x[rows], y[rows], "huber", 0.3, max(30, trees * 2 // 3), leaves, seed + k, 0.1))
+            self._models.append(fit(x[rows], y[rows], "huber", 0.3, trees, leaves, seed + k, 0.1))
 
     def __bool__(self) -> bool:
         return bool(self._models)
@@ -127,13 +127,14 @@ class Holes:
             x_masked, base_masked = self.inputs(take(columns, some), True)
             x, r = np.vstack([x, x_masked]), np.concatenate([r, y[some] - base_masked])
         leaves = 127 if len(r) > 5000 else 15
+        trees = trees * 4 // 3
         # Two losses: absolute errors aim at the median, Huber's at what outliers leave of the mean.
         self.median = [
             fit(x, r, "l1", 0.5, trees, leaves, self.seed, 0.08),
             fit(x, r, "huber", _ROBUST, trees, leaves, self.seed + 1, 0.08),
         ]
         if with_tails:
-            self.tails = tails(x, r, trees, self.seed)
+            self.tails = tails(x, r, trees * 3 // 4, self.seed)
         return self
 
     def predict(self, columns: Columns, masked: bool) -> tuple[Floats, Floats, Floats]:

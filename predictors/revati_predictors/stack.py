@@ -90,8 +90,8 @@ def hole_features(
 ) -> tuple[dict[str, Floats], Floats]:
     """Features of rows on nodes and the base estimate of y. `masked` rows do not see their line on `mask_axis`.
 
-    residual: the same grid holding y less a prior estimate, whose value at the rows themselves is `prior`. What the prior
-    explains (tiles, waves, a change of kernel between two nodes) does not disturb the neighbours' average there.
+    residual: the same grid holding y less a prior estimate, whose value at the rows themselves is `prior`. What the
+    prior explains (tiles, waves, a change of kernel between two nodes) does not disturb the neighbours' average there.
     """
     out, base = _neighbours(family, grid, beside, slots, columns, masked)
     if residual is not None and prior is not None:

@@ -21,7 +21,7 @@ from revati_predictors.complete import complete, continue_grid, fill_lines, fit_
 from revati_predictors.families import Columns, Family
 from revati_predictors.fitting import COVERAGE, errors, quantiles, sample, split_hash, stretch_of, take, three
 from revati_predictors.gpus import Gpu
-from revati_predictors.grid import Grid
+from revati_predictors.grid import ABSENT, Grid
 from revati_predictors.holes import Holes, Prior, known_rows
 from revati_predictors.learned import Section
 
@@ -30,7 +30,8 @@ __all__ = ["Trained", "train_section"]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 _MANY = 14000  # rows from which one round gives enough held-out ones
-_ROUNDS, _GROUPS = 5, 4
+_FEW = 2000  # rows up to which it takes eight rounds, else four
+_SIZE_ROUNDS, _GROUPS = 5, 4
 _HELD = 0.1  # of the shapes, and of the regions, in each round
 _REGION_ROWS = 20000  # more rows change these models little and cost minutes
 _ENOUGH = 400  # rows below which a learned residual is not worth having
@@ -65,19 +66,19 @@ class _Trainer:
         self.rows: dict[str, NDArray[Any]] = {}
         self.held: dict[str, list[_Held]] = {}
         self.small = len(self.y) < _MANY
+        self.round_count = 1 if not self.small else 4 if len(self.y) > _FEW else 8
 
     def rounds(self) -> Iterable[tuple[Mask, Mask]]:
         """(shapes held out, regions held out) of every round."""
         shape = split_hash(self.columns, self.family.shape_columns, self.seed)
         region = split_hash(self.columns, self.family.region, self.seed + 1) if self.family.region else None
-        for i in range(_ROUNDS if self.small else 1):
-            width = 1.0 / _ROUNDS if self.small and region is None else _HELD
+        for i in range(self.round_count):
             apart = np.zeros(len(self.y), bool)
             if region is not None:
                 apart = (region >= i * _HELD) & (region < (i + 1) * _HELD)
                 if apart.mean() > 0.4:
                     apart[:] = False
-            yield (shape >= i * width) & (shape < (i + 1) * width) & ~apart, apart
+            yield (shape >= i * _HELD) & (shape < (i + 1) * _HELD) & ~apart, apart
 
     def train(self) -> Section:
         """The section; the report is filled on the way."""
@@ -118,7 +119,9 @@ class _Trainer:
             if family.mask_axis < 0:
                 self._hold_physics(open_rows, apart if apart.any() else held)
         assert holes is not None
-        stretch = {mode: self._judge(mode) for mode in ("random", "region") if mode in self.held}
+        stretch: dict[str, tuple[float, float]] = {
+            mode: self._judge(mode) for mode in ("random", "region") if mode in self.held
+        }
         if self.small:
             holes = self._holes(everything, None).fit(self.trees, True)
         else:  # the judged models, with every row as a neighbour
@@ -212,6 +215,10 @@ class _Trainer:
     def _hold_config(self, completed: Grid, open_rows: Mask, apart: Mask) -> None:
         models, slots = self._config_models(completed, open_rows)
         rows = np.flatnonzero(apart)
+        ids, _ = slots.of(stack.key_columns(self.family, take(self.columns, rows)))
+        rows = rows[(ids[:, : self.family.strict_slots] != ABSENT).any(axis=1)]  # others are left to the physics
+        if not len(rows):
+            return
         features, base = stack.config_features(self.family, self.gpu, completed, slots, take(self.columns, rows))
         self._keep("region", rows, base, quantiles(models, stack.matrix(features)))
 
@@ -248,7 +255,7 @@ class _Trainer:
         ok = ~np.isnan(base)
         part = split_hash(self.columns, self.family.axes[-1:], self.seed + 6)
         models: list[Model] = []
-        for i in range(_ROUNDS if self.small else 1):
+        for i in range(_SIZE_ROUNDS if self.small else 1):
             judged = (part >= i * 0.2) & (part < (i + 1) * 0.2)
             train = ok & ~judged
             if train.sum() < _ENOUGH / 2:
