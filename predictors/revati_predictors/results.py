@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from revati_predictors.predictor import SOURCE_NAMES
 from revati_predictors.wire import FAMILY
 
-__all__ = ["Interval", "coverage_warning", "family_shares", "propagate", "source_shares", "time_factors"]
+__all__ = [
+    "Interval",
+    "coverage_warning",
+    "family_shares",
+    "propagate",
+    "source_shares",
+    "statement",
+    "time_factors",
+]
 
 _FAMILY_NAMES = [name.lower() for name, _ in sorted(FAMILY.items(), key=lambda item: item[1])]
 WARN_SHARE = 0.2
@@ -74,3 +82,25 @@ def coverage_warning(shares: Mapping[str, float], threshold: float = WARN_SHARE)
         f"({extrapolated:.0f} % extrapolated, {fallback:.0f} % roofline); "
         "do not trust absolute figures before looking at the operators listed"
     )
+
+
+def statement(
+    family_ns: Mapping[str, int], source_ns: Mapping[str, int], predictor: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a result says about its predictions.
+
+    family_ns, source_ns: GPU time of the load by family and by source. predictor: the service's statistics (empty with
+    constant durations). `coverage`: share by source. `interval`: (low, high) factors of the GPU time, [] without any.
+    `uncovered`: up to ten operators with the most extrapolated or roofline time, in microseconds of one launch of each
+    size (repeats come from the memo). `warning`: the line to begin with, or None.
+    """
+    total = sum(source_ns.values())
+    coverage = {name: source_ns.get(name, 0) / total for name in SOURCE_NAMES} if total else {}
+    widths = {name: (row["low"], row["high"]) for name, row in predictor.get("by_family", {}).items()}
+    times = [[family_ns.get(name, 0)] for name in _FAMILY_NAMES]
+    return {
+        "coverage": coverage,
+        "interval": list(time_factors(times, widths)) if widths else [],
+        "uncovered": list(predictor.get("uncovered", [])),
+        "warning": coverage_warning(coverage),
+    }

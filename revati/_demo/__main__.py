@@ -120,10 +120,13 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def coverage(result: dict[str, Any]) -> None:
-    total = sum(result["gpu_time_source"].values())
-    outside = sum(ns for name, ns in result["gpu_time_source"].items() if name in ("extrapolated", "fallback"))
-    if total and outside / total >= 0.05:
-        print(f"NOTE: {outside / total:.0%} of the GPU time was predicted outside measured coverage\n")
+    """The warning that a result begins with, and the operators that it speaks of."""
+    predicted = result["prediction"]
+    if predicted["warning"]:
+        print(predicted["warning"])
+        for row in predicted["uncovered"]:
+            print(f"  {row['us']:10.1f} us  {row['operator']}")
+        print()
 
 
 def describe(arguments: argparse.Namespace, scenario: Scenario) -> dict[str, Any]:

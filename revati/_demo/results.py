@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from revati._table import table
+from revati_predictors.results import propagate
 
-__all__ = ["METRICS", "build_result", "percentile", "request_records", "tables"]
+__all__ = ["METRICS", "build_result", "intervals", "percentile", "request_records", "tables"]
 
 METRICS = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
 STATISTICS = ("mean", "p50", "p90", "p99")
@@ -85,6 +86,22 @@ def build_result(
     }
 
 
+def intervals(result: Mapping[str, Any], factors: Sequence[float], busy_ratio: float) -> dict[str, Any]:
+    """[low, high] of every metric and rate from the predictor's 80 % interval; {} without one.
+
+    To first order: latencies scale with GPU time, rates with the share of the load in which the GPUs were busy.
+    """
+    if not factors:
+        return {}
+    pair = (factors[0], factors[1])
+    latencies: dict[str, Any] = {
+        name: {k: None if v is None else list(propagate(v, pair)[1:]) for k, v in values.items()}
+        for name, values in result["metrics"].items()
+    }
+    rates = {k: list(propagate(v, pair, busy_ratio, inverse=True)[1:]) for k, v in result["throughput"].items()}
+    return {**latencies, "throughput": rates}
+
+
 def _statistics(values: Sequence[float]) -> dict[str, float | None]:
     if not values:
         return dict.fromkeys(STATISTICS)
@@ -114,4 +131,10 @@ def tables(result: Mapping[str, Any]) -> str:
         f"{result['speedup']:.2f} times real time",
         f"GPU time     {shares}",
     ]
+    sources = result.get("prediction", {}).get("coverage", {})
+    if sources:
+        lines.append("predictions  " + ", ".join(f"{name} {share:.1%}" for name, share in sources.items() if share))
+    mean = result.get("prediction", {}).get("intervals", {}).get("tpot_ms", {}).get("mean")
+    if mean:
+        lines.append(f"80 % of the predictions' errors leave the mean TPOT within {mean[0]:.2f} to {mean[1]:.2f} ms")
     return "\n".join(lines)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from revati._demo.phases import LogFollower, Progress
-from revati._demo.results import build_result, request_records
+from revati._demo.results import build_result, intervals, request_records
 from revati._demo.view import View
 from revati._errors import RunError
 from revati._program import find_program
 from revati._run import Run, RunOptions, end_error
 from revati.models import write_model
+from revati_predictors.results import statement
 
 __all__ = ["Scenario", "play"]
 
@@ -119,14 +120,17 @@ class _Play:
         family_ns = {name: ns - before.family_ns[name] for name, ns in after.family_ns.items()}
         total = sum(family_ns.values())
         share = {n: v / total for n, v in sorted(family_ns.items(), key=lambda item: (-item[1], item[0])) if v}
+        source_ns = {name: ns - before.source_ns[name] for name, ns in after.source_ns.items()}
+        predicted = statement(family_ns, source_ns, self._run.predictor_statistics())
+        busy = [gpu.busy_ns - old.busy_ns for gpu, old in zip(after.gpus, before.gpus)]
+        busy_ratio = min(1.0, sum(busy) / len(busy) / (bench["duration"] * 1e9)) if busy and bench["duration"] else 1.0
         result = build_result(request_records(bench), bench["duration"], virtual_s, wall_s, share)
         return {
             **result,
             "startup_s": {"until_ready": round(ready_s, 3), **{k: round(v, 3) for k, v in self._view.phase_s.items()}},
             "kv_cache": self._progress.kv_cache,
-            "gpu_time_source": {
-                name: ns - before.source_ns[name] for name, ns in after.source_ns.items() if ns - before.source_ns[name]
-            },
+            "gpu_time_source": {name: ns for name, ns in source_ns.items() if ns},
+            "prediction": {**predicted, "intervals": intervals(result, predicted["interval"], busy_ratio)},
         }
 
     def _spawn(self, argv: Sequence[str], log: Path) -> int:

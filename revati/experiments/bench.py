@@ -22,6 +22,7 @@ from revati.experiments.results import EMBEDDED_REQUESTS_MAX, RESULT_VERSION, wr
 from revati.experiments.runner import Limits, Runner, RunOutcome
 from revati.experiments.session import ProcessPlan, SessionPlan
 from revati.experiments.steps import EMBEDDED_STEPS_MAX, step_metrics
+from revati_predictors.results import propagate
 
 __all__ = ["run_case"]
 
@@ -154,25 +155,30 @@ def _host_profile(case: Case) -> str | None:
 
 
 def intervals(metrics: dict[str, float], statistics: dict[str, Any]) -> dict[str, list[float]]:
-    """Latency metrics with the predictor's relative interval on the GPU's busy time.
+    """Latency and throughput metrics with the predictor's relative interval on the GPU's busy time.
 
-    A first-order statement: every latency is taken to scale with GPU time, queueing is not run again.
+    A first-order statement: every latency is taken to scale with GPU time, a rate with the share of the load in which
+    the GPUs were busy (the rest waited for requests); queueing is not run again.
     """
     interval = statistics.get("interval")
     if not interval:
         return {}
     low, high = interval
     groups = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms", "normalised_ms")
-    return {
-        name: [value * low, value * high]
-        for name, value in metrics.items()
-        if name.removeprefix("class.").split(".")[-2:][0] in groups
-    }
+    busy = metrics.get("gpu.busy_ratio", 1.0)
+    found = {}
+    for name, value in metrics.items():
+        group = name.removeprefix("class.").split(".")[-2:][0]
+        if group in groups:
+            found[name] = [value * low, value * high]
+        elif group == "throughput":
+            found[name] = list(propagate(value, (low, high), busy, inverse=True)[1:])
+    return found
 
 
 def notes(case: Case, metrics: dict[str, float], outcome: RunOutcome, requests_file: Path) -> list[str]:
-    """Warnings: what to read before trusting the numbers."""
-    lines = []
+    """Warnings: what to read before trusting the numbers; that predictions lack measurements comes first."""
+    lines = list(outcome.statistics.get("notes", []))
     if outcome.reason != "finished":
         lines.append(f"partial result: {outcome.message.splitlines()[0] if outcome.message else outcome.reason}")
     if metrics.get("requests.failed", 0) > 0:
@@ -192,7 +198,6 @@ def notes(case: Case, metrics: dict[str, float], outcome: RunOutcome, requests_f
         lines.append(f"{short} answers did not have the length that was asked for")
     if synthetic:
         lines.append(f"{synthetic} calls had a made-up history (no token ids in answers): too few prefix hits")
-    lines.extend(outcome.statistics.get("notes", []))
     return lines
 
 

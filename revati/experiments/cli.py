@@ -142,6 +142,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     case = load_case(arguments.case, arguments.set)
     out = arguments.output or Path("results") / case.name
     result = run_case(case, out, _runner(arguments))
+    if result["statistics"].get("warning"):
+        print(result["statistics"]["warning"])
+        for row in result["statistics"]["uncovered"]:
+            print(f"  {row['us']:10.1f} us  {row['operator']}")
     rows = [[name, shown(result["metrics"][name])] for name in summary_metrics([result]) if name in result["metrics"]]
     print(table(["metric", case.name], rows))
     for note in result["notes"]:

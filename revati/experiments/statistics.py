@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from revati_coordinator.use import FAMILIES
-from revati_predictors.results import coverage_warning, time_factors
+from revati_predictors.results import statement
 
 __all__ = ["load_span", "load_statistics"]
 
@@ -25,9 +24,8 @@ def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
         if grown or launches:
             families[name] = {"time_ns": grown, "launches": launches}
     sources = {name: value - before["source_ns"].get(name, 0) for name, value in after["source_ns"].items()}
-    total = sum(sources.values())
-    coverage = {name: value / total for name, value in sources.items()} if total else {}
-    notes = [line.removeprefix("WARNING: ") for line in [coverage_warning(coverage)] if line is not None]
+    predicted = statement({name: row["time_ns"] for name, row in families.items()}, sources, end.get("predictor", {}))
+    notes = [line.removeprefix("WARNING: ") for line in [predicted["warning"]] if line is not None]
     unknown = after["unknown_reads"] - before["unknown_reads"]
     if unknown:
         notes.append(f"{unknown} reads of device memory that nothing had computed")
@@ -39,8 +37,10 @@ def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
         "gpu_peak_bytes": [gpu["peak_bytes"] for gpu in after["gpus"]],
         "gpu_total_bytes": [gpu["total_bytes"] for gpu in after["gpus"]],
         "families": families,
-        "coverage": coverage,
-        "interval": _interval(families, end.get("predictor", {})),
+        "coverage": predicted["coverage"],
+        "interval": predicted["interval"],
+        "uncovered": predicted["uncovered"],
+        "warning": predicted["warning"],
         "virtual_ns": end["virtual_ns"] - start["virtual_ns"],
         "real_ns": end["real_ns"] - start["real_ns"],
         "jumps": end["jumps"] - start["jumps"],
@@ -66,12 +66,3 @@ def _timeline(raw: dict[str, Any], start_ns: int, end_ns: int) -> list[dict[str,
         for row in raw.get("timeline", [])
         if start_ns <= row["virtual_ns"] <= end_ns
     ]
-
-
-def _interval(families: dict[str, Any], predictor: dict[str, Any]) -> list[float]:
-    """(low, high) factors of the load's GPU time from the predictor's own 80 % intervals; [] without any."""
-    widths = {name: (row["low"], row["high"]) for name, row in predictor.get("by_family", {}).items()}
-    if not widths:
-        return []
-    times = [[families.get(name, {}).get("time_ns", 0), 0, 0, 0] for name in FAMILIES]
-    return list(time_factors(times, widths))

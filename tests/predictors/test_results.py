@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from revati_predictors.results import coverage_warning, family_shares, propagate, source_shares, time_factors
+from revati_predictors.results import (
+    coverage_warning,
+    family_shares,
+    propagate,
+    source_shares,
+    statement,
+    time_factors,
+)
 from revati_predictors.wire import FAMILY
 
 
@@ -42,3 +49,17 @@ def test_warning_only_over_the_threshold() -> None:
     assert coverage_warning({"extrapolated": 0.05, "fallback": 0.1}) is None
     line = coverage_warning({"extrapolated": 0.25, "fallback": 0.1})
     assert line is not None and line.startswith("WARNING: 35 %")
+
+
+def test_statement_of_a_run() -> None:
+    predictor = {
+        "by_family": {"gemm": {"low": 0.9, "high": 1.2}},
+        "uncovered": [{"operator": "some_kernel", "us": 3.0}],
+    }
+    said = statement({"gemm": 100}, {"measured": 50, "fallback": 50}, predictor)
+    assert said["coverage"] == {"measured": 0.5, "interpolated": 0.0, "extrapolated": 0.0, "fallback": 0.5}
+    assert said["interval"] == pytest.approx([0.9, 1.2])
+    assert said["uncovered"][0]["operator"] == "some_kernel"
+    assert said["warning"].startswith("WARNING: 50 %")
+    constant = statement({"gemm": 100}, {"fallback": 0, "measured": 100}, {})
+    assert constant["interval"] == [] and constant["uncovered"] == [] and constant["warning"] is None
