@@ -19,6 +19,7 @@ from revati_predictors.gpus import Gpu, find_gpu
 from revati_predictors.learned_predictor import LearnedPredictor
 from revati_predictors.packs import Pack, PackError, installed_packs
 from revati_predictors.predictor import SOURCE_NAMES
+from revati_predictors.report import errors_markdown
 from revati_predictors.tables import Table, TableError, choose_variant, read_table, typed_columns
 
 __all__ = ["add_packs_parser", "add_predict_parser", "main", "predict_table"]
@@ -101,6 +102,7 @@ def add_packs_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--gpu", help="only this GPU, with the coverage box of every section")
     parser.add_argument("--packs", type=Path, help="directory of packs instead of the installed ones")
+    parser.add_argument("--markdown", action="store_true", help="held-out errors by family and section, as Markdown")
     parser.set_defaults(run=_run_packs)
 
 
@@ -242,6 +244,9 @@ def _packs(arguments: argparse.Namespace) -> int:
             raise PackError(
                 f"no pack for {key}; installed: {', '.join(p.gpu.key for p in installed_packs(arguments.packs))}"
             )
+    if arguments.markdown:
+        print(errors_markdown(packs))
+        return 0
     print(
         f"{'GPU':<14} {'table':<18} {'framework':<22} {'rows':>7} {'KB':>6} {'random':>13} {'region':>13} "
         f"{'cover':>6}  licence"
