@@ -253,8 +253,8 @@ def errors_markdown(packs: Sequence[Pack]) -> str:
         pooled.append([name, *(_cell(held, m) for m in modes), _inside(held, "random"), _inside(held, region)])
     return "\n".join(
         [
-            "Median / mean absolute error in percent of rows that the judged models did not see, and the share of them,",
-            "in percent, inside the 80 % interval. Families: the mean of their sections, weighted by rows.",
+            "Median / mean absolute error in percent of rows that the judged models did not see, and the share of them",
+            "(percent) inside the 80 % interval. Families: the mean of their sections, weighted by rows.",
             "",
             *_markdown(names, pooled),
             "",
