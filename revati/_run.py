@@ -65,6 +65,7 @@ class RunOptions:
     predictor: Predictor = field(default_factory=lambda: Predictor("auto"))
     seed: int = 0
     oracle: Path | None = None
+    routing: str | None = None  # one of revati_predictors.ROUTINGS; None leaves the predictors' default
     command: str = ""
     listen_port: int | None = None
     limit_virtual_s: float | None = None
@@ -143,6 +144,8 @@ class Run:
         self._service = PredictorService(
             source, socket_path, delay_s=predictor.delay_ms / 1000, constant_ns=constant
         ).start()
+        if self.options.routing is not None:
+            _route(self._service.pricer, self.options.routing)
         page.predictor_socket = os.fsencode(socket_path)
 
     def __enter__(self) -> Run:
@@ -210,6 +213,12 @@ class Run:
         self.coordinator.close()
         if self._service is not None:
             self._service.stop()
+
+
+def _route(pricer: Any, routing: str) -> None:
+    """Every model that is announced from now on routes its tokens so. Nothing has asked the pricer yet."""
+    announce = pricer.announce
+    pricer.announce = lambda facts: announce({**facts, "moe_distribution": routing})
 
 
 def end_error(end: HostEnd) -> RunError | None:

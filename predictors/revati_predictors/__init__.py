@@ -6,7 +6,7 @@ Public surface: `find_gpu`, `load_predictor` (packs where installed, else the ro
 
 from __future__ import annotations
 
-from revati_predictors.facts import ModelFacts
+from revati_predictors.facts import ROUTINGS, ModelFacts
 from revati_predictors.gpus import GPUS, Gpu, UnknownGpuError, find_gpu
 from revati_predictors.operators import (
     Attention,
@@ -25,6 +25,7 @@ from revati_predictors.service import PredictorService
 
 __all__ = [
     "GPUS",
+    "ROUTINGS",
     "Attention",
     "Collective",
     "Copy",

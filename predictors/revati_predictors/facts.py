@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["NO_FACTS", "ModelFacts"]
+__all__ = ["NO_FACTS", "ROUTINGS", "ModelFacts"]
 
 _HF_NAMES = {
     "num_attention_heads": "heads_q",
@@ -46,6 +46,10 @@ _DTYPES = {
 }
 
 
+# How tokens spread over a layer's experts, as the measured tables name it: all alike, or by a power law.
+ROUTINGS = ("power_law_1.01", "power_law_1.2", "balanced")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What mapping launches to operators needs to know about the model."""
@@ -71,7 +75,7 @@ class ModelFacts:
     tp: int = 1
     pp: int = 1
     ep: int = 1
-    moe_distribution: str = "power_law_1.01"
+    moe_distribution: str = ROUTINGS[0]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelFacts:

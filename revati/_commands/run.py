@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from revati._catalogue import parse_gpu_option
-from revati._errors import RevatiError, UsageError
+from revati._errors import RevatiError, UnknownNameError, UsageError
 from revati._idle import IdleBrake
 from revati._program import check_program, find_program
 from revati._serving import serving_command
@@ -59,6 +59,7 @@ def add_run_options(parser: Any) -> None:
         "--host-ratio", type=float, default=1.0, metavar="R", help="policy measured: target CPU time per host CPU time"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the token oracle")
+    parser.add_argument("--routing", metavar="NAME", help="experts: power_law_1.01 (default), power_law_1.2, balanced")
     parser.add_argument("--oracle", type=Path, metavar="FILE", help="what requests answer (docs/cli.md, token oracle)")
 
 
@@ -77,6 +78,14 @@ def _run(arguments: argparse.Namespace) -> int:
     argv = [program, *command[1:]]
     check_command(argv)
     return supervise(lambda: _coordinate(arguments, argv))
+
+
+def check_routing(name: str | None) -> str | None:
+    from revati_predictors import ROUTINGS
+
+    if name is not None and name not in ROUTINGS:
+        raise UnknownNameError("routing", name, ROUTINGS)
+    return name
 
 
 def check_command(argv: Sequence[str]) -> None:
@@ -115,6 +124,7 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         predictor=predictor,
         seed=arguments.seed,
         oracle=arguments.oracle,
+        routing=check_routing(arguments.routing),
         command=shlex.join(argv),
         listen_port=arguments.listen,
         limit_real_s=arguments.limit,

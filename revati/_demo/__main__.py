@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from revati._catalogue import parse_gpu_option
-from revati._commands.run import add_run_options
+from revati._commands.run import add_run_options, check_routing
 from revati._demo.results import tables
 from revati._demo.scenario import Scenario, play
 from revati._demo.view import View
@@ -88,6 +88,7 @@ def demo(arguments: argparse.Namespace) -> int:
         predictor=predictor,
         seed=arguments.seed,
         oracle=arguments.oracle,
+        routing=check_routing(arguments.routing),
         command="demo",
         host_ratio=arguments.host_ratio,
         idle_is_legal=True,

@@ -29,6 +29,7 @@ from revati.experiments.schema import (
     validate,
 )
 from revati.experiments.yaml_nodes import Node, merge, read_yaml, set_path
+from revati_predictors import ROUTINGS
 
 __all__ = ["CASE_FORM", "CASE_VERSION", "Case", "case_from_data", "json_schema", "load_case", "preset_names"]
 
@@ -281,6 +282,7 @@ CASE_FORM = Object(
             fields={
                 "file": Text("token oracle file: replayed tokens, lengths (default: deterministic valid ids)"),
                 "acceptance": Number("share of draft tokens accepted in speculative decoding", low=0, high=1),
+                "routing": Choice("how tokens spread over the experts", default=ROUTINGS[0], names=ROUTINGS),
             },
         ),
         "workload": Object(

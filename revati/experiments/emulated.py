@@ -33,6 +33,7 @@ class EmulatedPlan:
     scale: dict[str, float]  # operator family: factor on its durations
     seed: int
     oracle: str | None  # the token oracle's file
+    routing: str  # how tokens spread over experts
     session: list[str]  # command
     server: list[str]  # command that the framework's recipe is chosen by
     snapshots: str  # directory of snapshot requests and answers
@@ -93,6 +94,7 @@ def _coordinate(plan: EmulatedPlan) -> int:
         predictor=parse_predictor(plan.predictor),
         seed=plan.seed,
         oracle=None if plan.oracle is None else Path(plan.oracle),
+        routing=plan.routing,
         command=" ".join(plan.session),
     )
     with Run(options) as run:

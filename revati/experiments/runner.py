@@ -105,6 +105,7 @@ class EmulatedRunner:
             scale=dict(predictor["scale"]),
             seed=case.seed,
             oracle=_oracle_file(case, work),
+            routing=case.data["oracle"]["routing"],
             session=session_command(plan_file),
             server=plan.server.command,
             snapshots=str(snapshots),
