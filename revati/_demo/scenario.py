@@ -20,6 +20,7 @@ from revati._demo.view import View
 from revati._errors import RunError
 from revati._program import find_program
 from revati._run import Run, RunOptions, end_error
+from revati._serverlog import explain
 from revati.models import write_model
 from revati_predictors.results import statement
 
@@ -29,7 +30,6 @@ POLL_S = 0.02
 START_LIMIT_S = 1800.0  # real seconds until the server must be ready, on a slow machine with empty caches
 SERVER_GRACE_S = 20.0
 SETTLE_NS = 600 * 10**9  # the client starts at a multiple of this, more than a start takes in virtual time
-TAIL_LINES = 15
 
 
 @dataclass
@@ -113,7 +113,7 @@ class _Play:
         code, before = self._until_served(client_pid, client_log, server_pid, server_log)
         after = self._run.use()
         if code != 0 or not result_file.exists():
-            raise RunError(f"the load generator ended with code {code}:\n{_tail(client_log)}")
+            raise RunError(f"the load generator ended with code {code}:\n{explain(client_log)}")
         self._end_server(server_pid)
         bench = json.loads(result_file.read_text(encoding="utf-8"))
         virtual_s, wall_s = self._serving_times(bench)
@@ -148,7 +148,7 @@ class _Play:
             raise end_error(end) or RunError(f"the run ended: {end.text or end.reason}")
         code = self._run.coordinator.host.exit_code(server_pid)
         if code is not None:
-            raise RunError(f"the server ended with code {code}:\n{_tail(server_log)}")
+            raise RunError(f"the server ended with code {code}:\n{explain(server_log)}")
 
     def _state(self) -> str:
         status = self._run.coordinator.status()
@@ -162,7 +162,7 @@ class _Play:
             self._progress.server(follower.read())
             self._view.show(self._progress.phase, self._state())
             if time.monotonic() - began > START_LIMIT_S:
-                raise RunError(f"the server was not ready after {START_LIMIT_S:.0f} s:\n{_tail(server_log)}")
+                raise RunError(f"the server was not ready after {START_LIMIT_S:.0f} s:\n{explain(server_log)}")
             time.sleep(0.1)
 
     def _settle(self, server_pid: int, server_log: Path) -> None:
@@ -233,8 +233,3 @@ class _Play:
                 return previous[1] + ((wanted - previous[0]) / span * (sample[1] - previous[1]) if span else 0)
             previous = sample
         return previous[1]
-
-
-def _tail(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return "\n".join(["  " + line for line in lines[-TAIL_LINES:]] + [f"  (all of it: {path})"])

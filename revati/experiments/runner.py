@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from revati import UsageError
+from revati._serverlog import explain
 from revati.experiments.case import Case
 from revati.experiments.emulated import EmulatedPlan
 from revati.experiments.results import read_json, write_json
-from revati.experiments.session import SessionPlan, log_tail
+from revati.experiments.session import SessionPlan
 from revati.experiments.statistics import load_span, load_statistics
 from revati.experiments.steps import load_steps
 
@@ -201,21 +202,20 @@ def supervise(
         outcome.reason = "failed"
         if failed is not None:
             outcome.message = str(failed["message"])
-            tail = log_tail(failed["log"]) if "log" in failed else ""
+            said = explain(Path(failed["log"])) if "log" in failed else ""
         else:
             outcome.message = f"the run ended with code {child.returncode}"
-            tail = log_tail(str(work / "run.log"))
-        if tail:
-            outcome.message += "; its last lines:\n" + tail
+            said = explain(work / "run.log")
+        if said:
+            outcome.message += "; its log says:\n" + said
     return outcome
 
 
 def _limit_reached(limits: Limits, ready: bool, wall_s: float, idle_s: float, plan: SessionPlan) -> str:
     if not ready and wall_s > limits.ready_wall_s:
-        tail = log_tail(plan.server.log)
         return (
             f"the server did not answer {plan.ready_url} within {limits.ready_wall_s:g} s of real time "
-            f"(limits.ready_wall_s)" + (f"; its last lines:\n{tail}" if tail else "")
+            f"(limits.ready_wall_s); its log says:\n{explain(Path(plan.server.log))}"
         )
     if wall_s > limits.wall_s:
         return f"the run took more than {limits.wall_s:g} s of real time (limits.wall_s)"

@@ -22,7 +22,6 @@ from typing import Any
 
 __all__ = ["ProcessPlan", "SessionPlan", "main"]
 
-_LOG_TAIL_LINES = 12
 _SNAPSHOT_CPU_NS = 3_000_000_000
 
 
@@ -164,15 +163,6 @@ def snapshot(name: str) -> None:
     limit_ns = time.process_time_ns() + _SNAPSHOT_CPU_NS
     while not done.exists() and time.process_time_ns() < limit_ns:
         pass
-
-
-def log_tail(path: str) -> str:
-    """The last lines of a log, for an error message."""
-    try:
-        text = Path(path).read_bytes()[-16_384:].decode("utf-8", "replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])
 
 
 def _answers(url: str) -> bool:
