@@ -1,6 +1,6 @@
-"""Builds the two C parts of the distribution.
+"""Builds the C parts of the distribution.
 
-- `revati/_lib/librevati.so`: the preload library, plain C, by csrc/build.py.
+- `revati/_lib/librevati.so` and `librevati_record.so`: the preload library and the recorder, plain C, by csrc/build.py.
 - `revati/data/api/*.csv`: the symbol tables, copied from csrc/api for `revati api`.
 - `revati_coordinator._host`: the host side of the clock as a cffi API-mode extension, by coordinator/build_host.py.
 
@@ -20,7 +20,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))
 
-from build import BuildError, build_preload  # noqa: E402
+from build import BuildError, build_preload, build_recorder  # noqa: E402
 
 
 class BuildBoth(build_ext):
@@ -28,9 +28,10 @@ class BuildBoth(build_ext):
 
     def run(self) -> None:
         base = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
-        target = base / "revati" / "_lib" / "librevati.so"
+        libraries = base / "revati" / "_lib"
         try:
-            build_preload(target, ROOT / "build" / "preload")
+            build_preload(libraries / "librevati.so", ROOT / "build" / "preload")
+            build_recorder(libraries / "librevati_record.so", ROOT / "build" / "record")
         except BuildError as error:
             raise SystemExit(f"revati: {error}") from None
         tables = base / "revati" / "data" / "api"
@@ -45,7 +46,8 @@ class BuildBoth(build_ext):
 
     def get_outputs(self) -> list[str]:
         base = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
-        return [*super().get_outputs(), str(base / "revati" / "_lib" / "librevati.so")]
+        libraries = [str(base / "revati" / "_lib" / name) for name in ("librevati.so", "librevati_record.so")]
+        return [*super().get_outputs(), *libraries]
 
 
 PACKAGE_ROOTS = {"revati": ".", "revati_predictors": "predictors", "revati_coordinator": "coordinator"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from revati._errors import HostError
 
-__all__ = ["Finding", "check_host", "check_port", "findings", "preload_library"]
+__all__ = ["Finding", "check_host", "check_port", "findings", "preload_library", "recorder_library"]
 
 KERNEL_NEEDED = (5, 16)  # futex_waitv
 FILES_WANTED = 65536
@@ -33,6 +33,14 @@ class Finding:
 def preload_library() -> Path:
     """The preload library of this installation. Raises HostError when it was never built."""
     path = Path(__file__).resolve().parent / "_lib" / "librevati.so"
+    if not path.exists():
+        raise HostError(f"{path} is missing: install with 'pip install .' and a C compiler")
+    return path
+
+
+def recorder_library() -> Path:
+    """The recorder of this installation. Raises HostError when it was never built."""
+    path = preload_library().with_name("librevati_record.so")
     if not path.exists():
         raise HostError(f"{path} is missing: install with 'pip install .' and a C compiler")
     return path

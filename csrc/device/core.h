@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 
+#include "device/describe.h"
 #include "device/device.h"
 
 enum rvt_error {
@@ -166,12 +167,6 @@ static inline void rvt_atomic_max(_Atomic int64_t *a, int64_t v) {
 void *rvt_persist(size_t bytes);
 const char *rvt_persist_string(const char *s, size_t n);
 
-uint64_t rvt_hash_bytes(const void *p, size_t n);
-static inline uint64_t rvt_mix(uint64_t h, uint64_t v) {
-  __uint128_t m = (__uint128_t)(h ^ v ^ 0x9E3779B97F4A7C15ull) * 0xD6E8FEB86659FD93ull;
-  return (uint64_t)m ^ (uint64_t)(m >> 64);
-}
-
 /* ---- memory.c ------------------------------------------------------------------------------------------ */
 
 enum rvt_alloc_kind {
@@ -273,8 +268,6 @@ struct rvt_price {
   uint32_t flags;
 };
 
-/* Key of an op without its batch; name_hash 0 when unnamed. */
-uint64_t rvt_op_key(const struct rvt_op *op, uint64_t name_hash);
 /* Duration under the batch in execution. `key` from rvt_op_key. */
 struct rvt_price rvt_price_op(const struct rvt_op *op, uint64_t key, const char *name);
 /* Prices many at once: misses go to the service in one request. */

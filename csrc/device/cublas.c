@@ -2,15 +2,12 @@
  *
  * Nothing is computed. A product becomes one RVT_OP_GEMM with its true shape, whatever kernels (split-K, batched)
  * the real library would have used, and its result becomes unknown bytes.
- *
- * Mapping: frameworks keep row-major tensors and ask for y[M,N] = x[M,K] W[N,K]^T. cuBLAS is column-major, so
- * they call it as C[m,n] = op(A)[m,k] op(B)[k,n] with C = y^T, A = W, B = x^T, hence M = n, N = m, K = k, x = B
- * and W = A. The operator is recorded in the row-major view: p = {n, m, k, ...}, dtype = B's, dtype_w = A's.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "device/cublas.h"
+#include "device/describe.h"
 
 #define CUBLAS_MAGIC 0x72767442u
 
@@ -24,42 +21,6 @@ struct cublas_handle {
 typedef struct cublas_handle *cublas_t;
 
 static bool valid(cublas_t handle) { return handle && handle->magic == CUBLAS_MAGIC; }
-
-uint16_t rvt_cublas_dtype(int cuda_type) {
-  switch (cuda_type) {
-  case CUDA_R_32F:
-  case CUDA_C_32F: return RVT_DT_F32;
-  case CUDA_R_64F:
-  case CUDA_C_64F: return RVT_DT_F64;
-  case CUDA_R_16F:
-  case CUDA_C_16F: return RVT_DT_F16;
-  case CUDA_R_16BF:
-  case CUDA_C_16BF: return RVT_DT_BF16;
-  case CUDA_R_8F_E4M3: return RVT_DT_F8E4M3;
-  case CUDA_R_8F_E5M2: return RVT_DT_F8E5M2;
-  case CUDA_R_4F_E2M1: return RVT_DT_F4E2M1;
-  case CUDA_R_8I:
-  case CUDA_R_8U: return RVT_DT_I8;
-  case CUDA_R_32I: return RVT_DT_I32;
-  default: return RVT_DT_NONE;
-  }
-}
-
-unsigned rvt_cublas_bits(int cuda_type) {
-  switch (cuda_type) {
-  case CUDA_C_64F: return 128;
-  case CUDA_R_64F:
-  case CUDA_C_32F: return 64;
-  case CUDA_R_32F:
-  case CUDA_R_32I:
-  case CUDA_C_16F:
-  case CUDA_C_16BF: return 32;
-  case CUDA_R_16F:
-  case CUDA_R_16BF: return 16;
-  case CUDA_R_4F_E2M1: return 4;
-  default: return 8;
-  }
-}
 
 struct gemm_result {
   const void *c, *array;
@@ -85,19 +46,8 @@ int rvt_cublas_gemm(struct rvt_stream *stream, const struct rvt_gemm *g) {
   if (!stream) return CUBLAS_INVALID_VALUE;
   if (g->m < 0 || g->n < 0 || g->k < 0 || g->batch < 0) return CUBLAS_INVALID_VALUE;
   if (g->m == 0 || g->n == 0 || g->batch == 0) return CUBLAS_SUCCESS; /* as the real library: nothing launched */
-  struct rvt_op op = {.kind = RVT_OP_GEMM};
-  bool tf32 = g->compute == CUBLAS_COMPUTE_32F_FAST_TF32 && g->a_type == CUDA_R_32F;
-  op.dtype = tf32 ? RVT_DT_TF32 : rvt_cublas_dtype(g->b_type);
-  op.dtype_w = tf32 ? RVT_DT_TF32 : rvt_cublas_dtype(g->a_type);
-  op.dtype_o = rvt_cublas_dtype(g->c_type);
-  op.p[0] = g->n; /* row-major view, see the top of the file */
-  op.p[1] = g->m;
-  op.p[2] = g->k;
-  op.p[3] = g->batch;
-  op.p[4] = g->epilogue;
-  op.p[5] = g->ldb;
-  op.p[6] = g->lda;
-  op.p[7] = g->ldc;
+  struct rvt_op op = {0};
+  rvt_describe_gemm(&op, g);
   unsigned bits = rvt_cublas_bits(g->c_type);
   struct gemm_result result = {
       .c = g->c,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "device/cublas.h"
+#include "device/describe.h"
 
 enum {
   LAYOUT_TYPE,
@@ -361,14 +362,7 @@ RVT_API int cublasLtMatmul(void *handle, struct lt_desc *desc, const void *alpha
       .compute = desc->narrow[0],
       .epilogue = epilogue == 1 ? 0 : epilogue,
   };
-  if (ld->order == ORDER_ROW) { /* row-major: C^T = op(B)^T op(A)^T in column-major terms */
-    gemm.m = (int64_t)ld->cols;
-    gemm.n = (int64_t)ld->rows;
-    gemm.lda = lb->ld;
-    gemm.ldb = la->ld;
-    gemm.a_type = (int)lb->type;
-    gemm.b_type = (int)la->type;
-  }
+  if (ld->order == ORDER_ROW) rvt_gemm_of_row_major(&gemm);
   struct rvt_stream *where = rvt_stream_resolve(stream);
   int status = rvt_cublas_gemm(where, &gemm);
   /* What an epilogue writes beside D: the auxiliary matrix and the maxima. Small ones were maybe known. */

@@ -43,14 +43,9 @@ int rvt_launch_kernel(const struct rvt_kernel *k, const uint32_t grid[3], const 
                          .params = params};
   struct rvt_op op;
   memset(&op, 0, sizeof op);
-  op.kind = RVT_OP_KERNEL;
+  rvt_describe_kernel(&op, grid, block, shared_bytes, k->name_len);
   op.gpu = (uint32_t)rvt_dev(s->device)->gpu;
   op.model = rvt_model_index();
-  op.name_len = k->name_len;
-  op.p[0] = grid[0], op.p[1] = grid[1], op.p[2] = grid[2];
-  op.p[3] = block[0], op.p[4] = block[1], op.p[5] = block[2];
-  op.p[6] = shared_bytes;
-  op.p[7] = -1;
   uint64_t key = rvt_op_key(&op, k->name_hash);
   rvt_progress();
   rvt_host_cost(RVT_HOST_LAUNCH);

@@ -23,17 +23,6 @@ static struct entry table[SLOTS]; /* 6 MiB of zero pages until used */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t next_victim;
 
-uint64_t rvt_op_key(const struct rvt_op *op, uint64_t name_hash) {
-  uint64_t h = name_hash ^ 0xA5A5A5A5DEADBEEFull;
-  h = rvt_mix(h, (uint64_t)op->kind | (uint64_t)op->dtype << 16 | (uint64_t)op->dtype_w << 32 |
-                     (uint64_t)op->dtype_o << 48);
-  h = rvt_mix(h, op->gpu | (uint64_t)op->model << 32);
-  for (int i = 0; i < 8; i += 2) h = rvt_mix(h + (uint64_t)op->p[i] * 0x9FB21C651E98DF25ull, (uint64_t)op->p[i + 1]);
-  if (op->kind != RVT_OP_KERNEL)
-    for (int i = 8; i < RVT_OP_PARAMS; i++) h = rvt_mix(h, (uint64_t)op->p[i]);
-  return h ? h : 1;
-}
-
 static bool find(uint64_t key, struct rvt_price *out) {
   for (uint32_t i = 0; i < WAYS; i++) {
     struct entry *e = &table[(key + i) & (SLOTS - 1)];

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "device/device.h"
+#include "device/describe.h"
 
 enum nccl_result {
   NCCL_SUCCESS = 0,
@@ -181,17 +181,6 @@ RVT_RECORDED int ncclRedOpDestroy(int op, nccl_t comm) { return NCCL_SUCCESS; }
 
 /* --- collectives --------------------------------------------------------------------------------------- */
 
-static size_t type_bytes(int type) {
-  static const uint8_t bytes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1}; /* ncclInt8 ... ncclBfloat16, float8 types */
-  return type >= 0 && type < (int)sizeof bytes ? bytes[type] : 0;
-}
-
-static uint16_t type_of(int type) {
-  static const uint8_t types[] = {RVT_DT_I8,  RVT_DT_I8,  RVT_DT_I32, RVT_DT_I32,  RVT_DT_NONE,   RVT_DT_NONE,
-                                  RVT_DT_F16, RVT_DT_F32, RVT_DT_F64, RVT_DT_BF16, RVT_DT_F8E4M3, RVT_DT_F8E5M2};
-  return type >= 0 && type < (int)sizeof types ? types[type] : RVT_DT_NONE;
-}
-
 struct move {
   uint64_t from, to, bytes;
 };
@@ -216,16 +205,11 @@ static void move_effect(const void *ctx, struct rvt_stream *stream, bool replay)
 
 static int collective(const char *name, nccl_t comm, const void *from, void *to, size_t count, int type, void *stream) {
   if (!valid(comm)) return NCCL_INVALID_ARGUMENT;
-  size_t element = type_bytes(type);
-  if (!element) return NCCL_INVALID_ARGUMENT;
+  struct rvt_op op = {0};
+  if (!rvt_describe_collective(&op, count, type, comm->ranks)) return NCCL_INVALID_ARGUMENT;
   struct rvt_stream *where = rvt_stream_resolve(stream);
   if (!where) return NCCL_INVALID_ARGUMENT;
-  struct rvt_op op = {.kind = RVT_OP_COLLECTIVE, .dtype = type_of(type)};
-  op.dtype_o = op.dtype;
-  op.p[0] = (int64_t)(count * element);
-  op.p[1] = comm->ranks;
-  op.p[2] = 1;
-  struct move move = {.from = (uint64_t)from, .to = (uint64_t)to, .bytes = count * element};
+  struct move move = {.from = (uint64_t)from, .to = (uint64_t)to, .bytes = (uint64_t)op.p[0]};
   return rvt_submit_op(where, &op, name, move_effect, &move, sizeof move) ? NCCL_UNHANDLED_CUDA_ERROR : NCCL_SUCCESS;
 }
 

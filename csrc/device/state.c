@@ -54,19 +54,6 @@ const char *rvt_persist_string(const char *s, size_t n) {
   return copy;
 }
 
-uint64_t rvt_hash_bytes(const void *data, size_t n) {
-  const unsigned char *p = data;
-  uint64_t h = n;
-  for (; n >= 8; p += 8, n -= 8) {
-    uint64_t v;
-    memcpy(&v, p, 8);
-    h = rvt_mix(h, v);
-  }
-  uint64_t v = 0;
-  memcpy(&v, p, n);
-  return rvt_mix(h, v);
-}
-
 /* ---- which devices this process sees ------------------------------------------------------------------- */
 
 static int find_uuid(const struct rvt_device_page *page, const char *text, size_t n) {

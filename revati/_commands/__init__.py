@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from revati._commands import api, catalogue, control, doctor, join, models, predict, run, smi
+from revati._commands import api, catalogue, control, doctor, join, models, predict, record, run, smi
 from revati.calibration.command import add as add_calibrate
 from revati.calibration.command import add_validate
 from revati.experiments.cli import add_parsers as add_experiments
@@ -15,6 +15,7 @@ __all__ = ["COMMANDS"]
 COMMANDS: tuple[Callable[[Any], None], ...] = (
     run.add,
     join.add,
+    record.add,
     control.add,
     smi.add,
     doctor.add,

@@ -101,9 +101,11 @@ _announced = False
 
 
 def register() -> None:
-    """Entry point of the plugin. Does nothing outside an emulated process."""
+    """Entry point of the plugin. Does nothing outside an emulated or recorded process."""
     global _device
-    if _device is not None or "REVATI_PAGE" not in os.environ or os.environ.get("REVATI_OBSERVER") == "0":
+    if _device is not None or os.environ.get("REVATI_OBSERVER") == "0":
+        return
+    if "REVATI_PAGE" not in os.environ and "REVATI_RECORD" not in os.environ:
         return
     try:
         _device = _Device()

@@ -49,7 +49,7 @@ def session_facts(nvml: Nvml | None) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "versions": {name: version_of(name) for name in packages if version_of(name)},
         # The same scripts run under emulation; what they measure there must never be taken for a card's.
-        "emulated": "revati" in os.environ.get("LD_PRELOAD", ""),
+        "emulated": "librevati.so" in os.environ.get("LD_PRELOAD", ""),
         "gpu": nvml.identity() if nvml else {"name": "none (dry run)", "uuid": "", "driver": "", "clocks": {}},
     }
     torch = sys.modules.get("torch")

@@ -1,0 +1,44 @@
+/* What the framework's observer announces (revati/frameworks): the model and each step's batch. Recorded, and passed on
+ * to the virtual device where there is one.
+ */
+#include <string.h>
+
+#include "record/record.h"
+
+RVT_API uint32_t revati_observe_model(const char *json);
+RVT_SITE(revati_observe_model);
+RVT_API uint32_t revati_observe_model(const char *json) {
+  static _Atomic uint32_t last;
+  uint32_t (*real)(const char *) = rvt_real(&site_revati_observe_model);
+  if (json && rvt_recording()) {
+    uint32_t number = atomic_fetch_add(&last, 1) + 1;
+    struct rvt_record head = {.type = RVT_REC_MODEL, .op = number, .begin_ns = rvt_clock_ns()};
+    rvt_put_text(&head, json, strlen(json));
+    atomic_store(&rvt_model, number);
+  }
+  return real ? real(json) : 0;
+}
+
+RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded, const char *const *ids);
+RVT_SITE(revati_observe_batch);
+RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded, const char *const *ids) {
+  int (*real)(const struct rvt_seq *, uint32_t, uint32_t, const char *const *) = rvt_real(&site_revati_observe_batch);
+  if (rvt_recording() && (seqs || !n)) {
+    uint32_t step = atomic_fetch_add(&rvt_step, 1) + 1;
+    struct rvt_record head = {.type = RVT_REC_STEP, .step = step, .value = padded, .begin_ns = rvt_clock_ns()};
+    rvt_put_text(&head, seqs, n * sizeof *seqs);
+  }
+  return real ? real(seqs, n, padded, ids) : 0;
+}
+
+RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint32_t prompt_tokens, uint64_t seed,
+                                    uint32_t min_tokens, int32_t eos, const int32_t *avoid, uint32_t avoid_count,
+                                    const int32_t *allowed, uint32_t allowed_count);
+RVT_SITE(revati_observe_request);
+RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint32_t prompt_tokens, uint64_t seed,
+                                    uint32_t min_tokens, int32_t eos, const int32_t *avoid, uint32_t avoid_count,
+                                    const int32_t *allowed, uint32_t allowed_count) {
+  __typeof__(&revati_observe_request) real = rvt_real(&site_revati_observe_request);
+  if (real)
+    real(id, prompt, prompt_tokens, seed, min_tokens, eos, avoid, avoid_count, allowed, allowed_count);
+}
