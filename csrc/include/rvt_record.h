@@ -15,12 +15,14 @@
 
 enum rvt_record_type {
   RVT_REC_CALL = 1,  /* a call that submitted work; begin, end: host time of the call */
-  RVT_REC_WORK = 2,  /* GPU work of a call; begin, end: on the GPU; op 0 = the call's */
+  RVT_REC_WORK = 2,  /* GPU work; begin, end: on the GPU; op: of a graph's node, else 0. By events: correlation. By CUPTI:
+                        value: CUPTI's id of the call; step: number of the operator that CUPTI describes */
   RVT_REC_OP = 3,    /* text: struct rvt_op, then its name */
   RVT_REC_STEP = 4,  /* a batch begins at `begin`; value: padded tokens; text: struct rvt_seq each */
   RVT_REC_MODEL = 5, /* text: facts of the model as JSON; op: its number */
   RVT_REC_GRAPH = 6, /* an executable graph; graph: its number; text: u32 operator of each node */
   RVT_REC_START = 7, /* first record of a process; flags: method; value: 1 with node events; text: device, and why */
+  RVT_REC_LINK = 8,  /* correlation is the call that CUPTI gave the id `value` */
   RVT_REC_TEXT = 15,
 };
 
@@ -32,7 +34,6 @@ enum rvt_record_flags {
   RVT_CALL_GRAPH = 4,     /* launched the executable `graph` */
   RVT_CALL_UNTIMED = 8,   /* could not be timed: the stream must not be touched during a capture */
   RVT_CALL_PAGEABLE = 16, /* a copy whose host side is not pinned */
-  RVT_WORK_UNOWNED = 32,  /* CUPTI saw it, no call of ours made it; op describes what CUPTI says */
 };
 
 struct rvt_record {
@@ -48,7 +49,7 @@ struct rvt_record {
   uint32_t value;
   uint16_t flags;
   uint16_t device;
-  uint32_t node; /* place in the graph */
+  uint32_t node; /* of a graph, not 0: equal for the nodes of one captured call */
 };
 
 struct rvt_text_record {

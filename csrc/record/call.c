@@ -11,7 +11,7 @@ static _Atomic int method = -1;
 static void at_exit(void) {
   if (rvt_here.depth) return; /* exit() from inside a wrapped call: the libraries are in use */
   if (rvt_method() == RVT_METHOD_CUPTI) rvt_cupti_flush();
-  else rvt_events_drain(true);
+  else rvt_events_drain(RVT_DRAIN_ALL);
 }
 
 static void write_start(int chosen, const char *why) {

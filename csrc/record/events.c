@@ -113,13 +113,13 @@ static void drain(struct rvt_events *ring, uint64_t waits_below) {
   pthread_mutex_unlock(&ring->reading);
 }
 
-void rvt_events_drain(bool all) {
-  if (!all) {
-    struct rvt_events *mine = rvt_here.events;
-    if (mine && atomic_load(&mine->head) != atomic_load(&mine->tail)) drain(mine, 0);
+void rvt_events_drain(enum rvt_drain which) {
+  if (which == RVT_DRAIN_MINE) {
+    if (rvt_here.events) drain(rvt_here.events, UINT64_MAX);
     return;
   }
-  for (struct rvt_events *ring = atomic_load(&all_rings); ring; ring = ring->next) drain(ring, UINT64_MAX);
+  for (struct rvt_events *ring = atomic_load(&all_rings); ring; ring = ring->next)
+    if (atomic_load(&ring->head) != atomic_load(&ring->tail)) drain(ring, which == RVT_DRAIN_ALL ? UINT64_MAX : 0);
 }
 
 /* ---- around a call --------------------------------------------------------------------------------------------- */

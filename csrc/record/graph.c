@@ -179,7 +179,7 @@ static int launch(struct rvt_site *site, int (*real)(void *, void *), void *exec
   if (!rvt_enter(&call, site)) return real(exec, stream);
   struct rvt_op op = {0};
   uint64_t number = describe_launch(exec, &op);
-  if (rvt_times_nodes()) rvt_events_drain(false); /* the nodes' events are about to be used again */
+  if (rvt_times_nodes()) rvt_events_drain(RVT_DRAIN_MINE); /* the nodes' events are about to be used again */
   rvt_submitting(&call, &op, NULL, stream);
   if (!(call.flags & RVT_CALL_CAPTURED)) { /* else a child of the graph that is being captured */
     call.flags |= RVT_CALL_GRAPH;

@@ -1,4 +1,6 @@
-/* Collectives. A group of them is one submission at its end: NCCL launches one kernel for all. */
+/* Collectives. A group of them is one submission, since NCCL launches one kernel for all at its end: it is open from its
+ * first collective to ncclGroupEnd.
+ */
 #include <string.h>
 
 #include "device/describe.h"
@@ -6,10 +8,9 @@
 
 static __thread struct {
   int depth;
-  uint32_t collectives;
+  bool open;
+  struct rvt_call call;
   struct rvt_op op;
-  const struct rvt_name *name;
-  void *stream;
 } group;
 
 static int ranks_of(void *comm) {
@@ -18,13 +19,21 @@ static int ranks_of(void *comm) {
   return count && count(comm, &ranks) == 0 ? ranks : 1;
 }
 
+static struct rvt_site site_ncclGroupEnd;
+
 static void into_group(const struct rvt_op *op, const struct rvt_name *name, void *stream) {
   static const struct rvt_name several = {.text = "group", .length = 5, .hash = 0x67726F7570ull};
-  int64_t bytes = group.collectives++ ? group.op.p[0] : 0;
-  group.name = group.collectives > 1 ? &several : name;
+  if (group.open) {
+    int64_t bytes = group.op.p[0] + op->p[0];
+    group.op.p[0] = bytes;
+    group.op.name_len = several.length;
+    group.call.op = rvt_op_number(&group.op, &several);
+    return;
+  }
+  if (!rvt_enter(&group.call, &site_ncclGroupEnd)) return;
   group.op = *op;
-  group.op.p[0] += bytes;
-  group.stream = stream;
+  group.open = true;
+  rvt_submitting(&group.call, &group.op, name, stream);
 }
 
 #define COLLECTIVE(function, label, parameters, arguments, elements)                                           \
@@ -35,11 +44,11 @@ static void into_group(const struct rvt_op *op, const struct rvt_name *name, voi
     int(*real) parameters = rvt_real(&site_##function);                                                        \
     if (!real) return rvt_no_real(&site_##function);                                                           \
     struct rvt_call call;                                                                                      \
-    if (!rvt_enter(&call, &site_##function)) return real arguments;                                            \
     struct rvt_op op = {0};                                                                                    \
     rvt_describe_collective(&op, elements, type, ranks_of(comm));                                              \
     if (group.depth) into_group(&op, &name, stream);                                                           \
-    else rvt_submitting(&call, &op, &name, stream);                                                            \
+    if (!rvt_enter(&call, &site_##function)) return real arguments;                                            \
+    rvt_submitting(&call, &op, &name, stream);                                                                 \
     int rc = real arguments;                                                                                   \
     rvt_leave(&call, rc != 0);                                                                                 \
     return rc;                                                                                                 \
@@ -75,20 +84,19 @@ RVT_SITE(ncclGroupStart);
 RVT_API int ncclGroupStart(void) {
   int (*real)(void) = rvt_real(&site_ncclGroupStart);
   if (!real) return rvt_no_real(&site_ncclGroupStart);
-  if (group.depth++ == 0) group.collectives = 0;
+  group.depth++;
   return real();
 }
 
 RVT_API int ncclGroupEnd(void);
-RVT_SITE(ncclGroupEnd);
+static struct rvt_site site_ncclGroupEnd = {.name = "ncclGroupEnd", .wrapper = ncclGroupEnd};
+static struct rvt_site *const entry_ncclGroupEnd __attribute__((section("rvt_sites"), used)) = &site_ncclGroupEnd;
 RVT_API int ncclGroupEnd(void) {
   int (*real)(void) = rvt_real(&site_ncclGroupEnd);
   if (!real) return rvt_no_real(&site_ncclGroupEnd);
-  bool last = group.depth > 0 && --group.depth == 0 && group.collectives;
-  struct rvt_call call;
-  if (!last || !rvt_enter(&call, &site_ncclGroupEnd)) return real();
-  rvt_submitting(&call, &group.op, group.name, group.stream);
+  bool last = group.depth > 0 && --group.depth == 0 && group.open;
   int rc = real();
-  rvt_leave(&call, rc != 0);
+  if (last) rvt_leave(&group.call, rc != 0);
+  group.open = group.open && !last;
   return rc;
 }

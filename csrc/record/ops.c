@@ -84,12 +84,14 @@ typedef int (*name_fn)(const char **, const void *);
 
 /* The functions that tell names came with CUDA 12.3. */
 static const char *ask_name(const void *handle, enum rvt_handle_kind kind) {
+  if (kind == RVT_NAME_ITSELF) return handle;
   static const char *const asked[] = {"cudaFuncGetName", "cuFuncGetName", "cuKernelGetName"};
   name_fn ask = (name_fn)rvt_find_real(asked[kind]);
   const char *text = NULL;
   if (!ask || ask(&text, handle) || !text) {
     static atomic_flag said;
-    if (!atomic_flag_test_and_set(&said)) rvt_say("%s does not tell the name of a kernel: CUDA 12.3 or newer is needed", asked[kind]);
+    if (!atomic_flag_test_and_set(&said))
+      rvt_say("%s does not tell the name of a kernel: CUDA 12.3 or newer is needed", asked[kind]);
     return NULL;
   }
   return text;

@@ -92,7 +92,8 @@ struct rvt_name {
 };
 /* Number of an operator, the same for equal ones; written as a record the first time. */
 uint32_t rvt_op_number(const struct rvt_op *op, const struct rvt_name *name);
-enum rvt_handle_kind { RVT_HOST_FUNCTION, RVT_DRIVER_FUNCTION, RVT_KERNEL_HANDLE };
+/* RVT_NAME_ITSELF: the handle is the name, a string that stays. */
+enum rvt_handle_kind { RVT_HOST_FUNCTION, RVT_DRIVER_FUNCTION, RVT_KERNEL_HANDLE, RVT_NAME_ITSELF };
 /* Name of a kernel, "" when the driver does not tell. Never NULL. */
 const struct rvt_name *rvt_kernel_name(const void *handle, enum rvt_handle_kind kind);
 void rvt_forget_ops(void);   /* the operators that this process has written: a forked child writes its own */
@@ -159,8 +160,10 @@ bool rvt_times_nodes(void);       /* events inside captured graphs are wanted */
 
 void rvt_events_before(struct rvt_call *call);
 void rvt_events_after(struct rvt_call *call, bool failed);
-/* Writes what has ended of this thread's calls; `all`: of every thread's, waiting for what has not. */
-void rvt_events_drain(bool all);
+/* Writes the durations of calls: of every thread's as far as they have ended, of this thread's (waits for them), of every
+ * thread's (waits). */
+enum rvt_drain { RVT_DRAIN_ENDED, RVT_DRAIN_MINE, RVT_DRAIN_ALL };
+void rvt_events_drain(enum rvt_drain which);
 bool rvt_event_between(void *begin, void *end, int64_t *ns);
 
 /* False: CUPTI cannot be used, *why_not says in words why. */

@@ -21,7 +21,7 @@
   }
 #define TIMES(function) WRAPS(function, )
 /* The host has just waited for the device: what has ended can be read without waiting. */
-#define WAITS(function) WRAPS(function, rvt_events_drain(false))
+#define WAITS(function) WRAPS(function, rvt_events_drain(RVT_DRAIN_ENDED))
 
 WAITS(cudaDeviceSynchronize)
 WAITS(cudaStreamSynchronize)

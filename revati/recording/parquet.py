@@ -38,11 +38,11 @@ def steps_path(out: Path) -> Path:
 
 def _schemas(pa: Any) -> tuple[Any, Any]:
     i64, text = pa.int64(), pa.dictionary(pa.int32(), pa.string())
-    texts = ("call", "family", "kind", "name", "dtype", "dtype_w", "dtype_o", "method")
+    texts = ("call", "family", "kind", "name", "dtype", "dtype_w", "dtype_o", "method", "kernel")
     lists = ("p", "q_lens", "kv_lens")
     special = {**dict.fromkeys(texts, text), **dict.fromkeys(lists, pa.list_(i64)), "pageable": pa.bool_()}
     special |= {"stream": pa.uint64(), "correlation": pa.uint64()}
-    blank = ProcessRecords(0, *(2 * [_no_records()]))
+    blank = ProcessRecords(0, *(3 * [_no_records()]))
     rows, _ = pair(blank)
     names = (operator_columns(blank, rows, [], Pairing()), step_columns(blank, rows))
     operators, steps = (pa.schema([(name, special.get(name, i64)) for name in columns]) for columns in names)

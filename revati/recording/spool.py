@@ -24,9 +24,9 @@ __all__ = ["FLAGS", "METHODS", "RECORD", "TYPES", "CallTimes", "ProcessRecords",
 VERSION = 1
 MAGIC = b"RVTREC\0\0"
 HEADER = struct.Struct("<8sIIIIQ32x")
-TYPES = {"CALL": 1, "WORK": 2, "OP": 3, "STEP": 4, "MODEL": 5, "GRAPH": 6, "START": 7, "TEXT": 15}
+TYPES = {"CALL": 1, "WORK": 2, "OP": 3, "STEP": 4, "MODEL": 5, "GRAPH": 6, "START": 7, "LINK": 8, "TEXT": 15}
 METHODS = {0: "none", 1: "event", 2: "cupti"}
-FLAGS = {"FAILED": 1, "CAPTURED": 2, "GRAPH": 4, "UNTIMED": 8, "PAGEABLE": 16, "UNOWNED": 32}
+FLAGS = {"FAILED": 1, "CAPTURED": 2, "GRAPH": 4, "UNTIMED": 8, "PAGEABLE": 16}
 RECORD = np.dtype(
     [
         ("type", "u1"),
@@ -62,11 +62,12 @@ class Step:
 
 @dataclass
 class ProcessRecords:
-    """All that one process left. `calls` and `works` are arrays of RECORD; numbers are the process's own."""
+    """All that one process left. `calls`, `works` and `links` are arrays of RECORD; numbers are the process's own."""
 
     pid: int
     calls: Records
     works: Records
+    links: Records
     ops: dict[int, OpRecord] = field(default_factory=dict)
     steps: dict[int, Step] = field(default_factory=dict)
     models: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -139,11 +140,12 @@ def read_processes(folder: Path) -> Iterator[ProcessRecords]:
     for pid, paths in files.items():
         segments = [_read_segment(path) for path in paths]
         nothing = np.empty(0, RECORD)
-        process = ProcessRecords(pid, nothing, nothing)
+        process = ProcessRecords(pid, nothing, nothing, nothing)
         for segment in segments:
             _add(process, segment)
-        process.calls, process.works = (
-            np.concatenate([nothing, *(s[s["type"] == TYPES[kind]] for s in segments)]) for kind in ("CALL", "WORK")
+        process.calls, process.works, process.links = (
+            np.concatenate([nothing, *(s[s["type"] == TYPES[kind]] for s in segments)])
+            for kind in ("CALL", "WORK", "LINK")
         )
         yield process
 

@@ -1,7 +1,7 @@
 """Joins calls with the GPU work that they made: one row for every operator that ran.
 
 A row is a call outside graphs, a node of a replayed graph, the launch of a graph (its duration: the whole less its
-nodes where those were timed), or work that no wrapped call made ("unowned"; CUPTI sees it, its kernel's name is known).
+nodes where those were timed), or work that no wrapped call made ("unowned": CUPTI sees it and tells its kernel's name).
 One call that ran several kernels (split-K) is one row, from the first start to the last end.
 """
 
@@ -25,6 +25,7 @@ _KINDS = {number: name.lower() for name, number in KIND.items()}
 _DTYPES = {number: name.lower() for name, number in DTYPE.items()}
 _COPIES = {number: name.lower() for name, number in COPY_KIND.items()}
 _PARAMS = 8
+_CUPTI = 2
 
 Array = NDArray[Any]
 
@@ -41,6 +42,7 @@ class Pairing:
     graph_launches: int = 0
     graph_launches_with_nodes: int = 0
     node_rows: int = 0
+    nameless: int = 0  # graph nodes that no wrapped call made: known by CUPTI's description
     unowned: int = 0  # GPU work that no wrapped call made
     family_ns: dict[str, int] = field(default_factory=dict)
     family_count: dict[str, int] = field(default_factory=dict)
@@ -85,22 +87,35 @@ def pair(process: ProcessRecords) -> tuple[Array, Pairing]:
     empty = np.isin(calls["op"], empty_ops)
     result = Pairing(failed=int(failed.sum()), captured=int((captured & ~failed & ~empty).sum()))
     ran = calls[~failed & ~captured & ~empty]
-    unowned = (process.works["flags"] & FLAGS["UNOWNED"]) != 0
-    owned, known = process.works[~unowned], set(ran["correlation"].tolist())
-    owned = owned[np.isin(owned["correlation"], ran["correlation"])] if known else owned[:0]
+    works = _with_calls(process)
+    owned = works[np.isin(works["correlation"], ran["correlation"])]
+    nobodys = works[~np.isin(works["correlation"], calls["correlation"])]
     owned = owned[np.lexsort((owned["begin_ns"], owned["node"], owned["correlation"]))]
     head, start, end, count = _grouped(owned)
     in_graph = head["node"] != 0
     launch_rows = _rows_of_calls(process, ran, (head, start, end, count), in_graph, result)
     node_rows = _rows_of_nodes(ran, (head, start, end, count), in_graph)
-    own_rows = _rows_of_unowned(process.works[unowned])
-    result.node_rows, result.unowned = len(node_rows), len(own_rows)
-    return np.concatenate([launch_rows, node_rows, own_rows]), result
+    other_rows = _rows_of_unowned(nobodys)
+    result.node_rows, result.unowned = len(node_rows), len(other_rows)
+    return np.concatenate([launch_rows, node_rows, other_rows]), result
+
+
+def _with_calls(process: ProcessRecords) -> Array:
+    """The work records, those of CUPTI with the correlation of the call that their link names (0: none does)."""
+    works = process.works.copy()
+    by_cupti = works["method"] == _CUPTI
+    if by_cupti.any():
+        links = process.links[np.argsort(process.links["value"], kind="stable")]
+        at = np.searchsorted(links["value"], works["value"][by_cupti])
+        found = (at < len(links)) & (np.append(links["value"], 0)[at] == works["value"][by_cupti])
+        works["correlation"][by_cupti] = np.where(found, np.append(links["correlation"], 0)[at], 0)
+    return works
 
 
 _ROW = np.dtype(
     [
         ("op", "<u4"),
+        ("seen", "<u4"),  # the operator as CUPTI describes it: its kernel's name
         ("call", "<i8"),  # index into the process's sorted calls that ran; -1 unowned
         ("site", "<i4"),
         ("correlation", "<u8"),
@@ -137,7 +152,8 @@ def _from_calls(rows: Array, calls: Array, at: Array) -> None:
 
 def _from_works(rows: Array, at: Array, head: Array, start: Array, end: Array, count: Array) -> None:
     rows["duration_ns"][at], rows["records"][at], rows["method"][at] = end - start, count, head["method"]
-    exact = head["method"] == 2
+    rows["seen"][at] = np.where(head["method"] == _CUPTI, head["step"], 0)
+    exact = head["method"] == _CUPTI
     rows["start_ns"][at] = np.where(exact, start, 0)
     rows["device"][at] = np.where(exact, head["device"], rows["device"][at])
 
@@ -157,7 +173,7 @@ def _rows_of_calls(
     inside_ns, inside, first, last = _sums_by_call(ran, head, start, end, in_graph)
     by_span = is_graph & (inside > 0) & (rows["duration_ns"] < 0)  # CUPTI: the launch has no record of its own
     rows["duration_ns"] = np.where(by_span, last - first, rows["duration_ns"])
-    rows["method"] = np.where(by_span, 2, rows["method"])
+    rows["method"] = np.where(by_span, _CUPTI, rows["method"])
     rows["start_ns"] = np.where(by_span, first, rows["start_ns"])
     explained = is_graph & (inside > 0) & (rows["duration_ns"] >= 0)
     rows["duration_ns"] = np.where(explained, np.maximum(rows["duration_ns"] - inside_ns, 0), rows["duration_ns"])
@@ -166,6 +182,7 @@ def _rows_of_calls(
     result.untimed = len(ran) - result.timed
     result.graph_launches = int(is_graph.sum())
     result.graph_launches_with_nodes = int(explained.sum())
+    result.nameless = int((head["op"][in_graph] == 0).sum())
     return rows
 
 
@@ -186,15 +203,16 @@ def _rows_of_nodes(ran: Array, grouped: tuple[Array, Array, Array, Array], in_gr
     rows = _blank(len(head))
     if len(head):
         _from_calls(rows, ran, np.searchsorted(ran["correlation"], head["correlation"]))
-        rows["op"], rows["node"], rows["host_ns"] = head["op"], head["node"], 0
+        rows["op"] = np.where(head["op"] > 0, head["op"], head["step"])  # a node that no wrapped call made
+        rows["node"], rows["host_ns"] = head["node"], 0
         _from_works(rows, np.arange(len(head)), head, start, end, count)
     return rows
 
 
 def _rows_of_unowned(works: Array) -> Array:
     rows = _blank(len(works))
-    for name in ("op", "correlation", "stream", "device", "step"):
-        rows[name] = works[name]
+    rows["op"] = rows["seen"] = works["step"]
+    rows["stream"], rows["device"] = works["stream"], works["device"]
     rows["start_ns"], rows["duration_ns"] = works["begin_ns"], works["end_ns"] - works["begin_ns"]
     rows["records"], rows["method"] = 1, works["method"]
     return rows
@@ -219,6 +237,7 @@ def operator_columns(process: ProcessRecords, rows: Array, sites: Sequence[str],
         "family": family,
         "kind": [_KINDS[op.kind] for op in ops],
         "name": [_COPIES.get(op.p[1], "") if op.kind == KIND["COPY"] else op.name for op in ops],
+        "kernel": [process.ops[n].name if n in process.ops else "" for n in rows["seen"].tolist()],
         "dtype": [_DTYPES.get(op.dtype, "") for op in ops],
         "dtype_w": [_DTYPES.get(op.dtype_w, "") for op in ops],
         "dtype_o": [_DTYPES.get(op.dtype_o, "") for op in ops],

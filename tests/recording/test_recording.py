@@ -1,0 +1,281 @@
+"""`revati record` in front of the virtual device: what is recorded must equal what the device was told to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from revati.recording import spool
+from revati.recording.parquet import read_metadata, steps_path
+from revati.recording.table import pair
+from revati_predictors.wire import KIND, OpRecord
+from tests.recording.helpers import (
+    PROGRAMS,
+    ROOT,
+    compile_c,
+    compile_program,
+    needs_tools,
+    record,
+    report_of,
+    rows_of,
+)
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow")
+LAUNCHES_OF_THREAD = 10_000
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    out = folder / "work.parquet"
+    done = record(out, [str(compile_program("work", folder))])
+    assert (done.returncode, done.stdout) == (0, "passed\n"), done.stderr
+    return out
+
+
+@needs_tools
+def test_every_operator_is_there_with_its_duration(recorded: Path) -> None:
+    rows, pairing = rows_of(recorded), read_metadata(recorded)["pairing"]
+    seen = Counter((r["call"], r["kind"], r["name"], r["p"][0]) for r in rows)
+    assert seen == {
+        ("cudaLaunchKernel", "kernel", "two_microseconds", 1): LAUNCHES_OF_THREAD + 2,
+        ("cudaMemcpyAsync", "copy", "h2d", 1000): 1,
+        ("cudaMemcpyAsync", "copy", "h2d", 64): 1,
+        ("cudaMemcpyAsync", "copy", "d2d", 128): 1,
+        ("cudaMemcpy", "copy", "d2h", 32): 1,
+        ("cudaMemsetAsync", "memset", "", 256): 1,
+        ("cuMemsetD8Async", "memset", "", 77): 1,
+        ("cuMemcpyDtoDAsync_v2", "copy", "d2d", 99): 1,
+        ("cublasGemmEx", "gemm", "", 8): 1,
+        ("ncclAllReduce", "collective", "all_reduce", 400): 1,
+        ("ncclGroupEnd", "collective", "group", 120): 1,
+        ("cudaGraphLaunch", "graph", "", 3): 2,
+    }
+    assert (pairing["captured"], pairing["failed"], pairing["untimed"], pairing["unowned"]) == (3, 1, 0, 0)
+    longer = {"graph": 6000, "group": 4000}  # three nodes; the virtual NCCL runs the two of a group one by one
+    assert {r["duration_ns"] for r in rows if r["kind"] not in longer and r["name"] not in longer} == {2000}
+    assert {r["duration_ns"] for r in rows if r["kind"] in longer} == {6000}
+    assert {r["duration_ns"] for r in rows if r["name"] in longer} == {4000}
+    assert {r["method"] for r in rows} == {"event"}
+
+
+@needs_tools
+def test_sums_are_what_the_device_booked(recorded: Path) -> None:
+    use = report_of(recorded)
+    assert sum(read_metadata(recorded)["pairing"]["family_ns"].values()) == sum(use["family_ns"].values())
+
+
+@needs_tools
+def test_what_a_row_says_besides(recorded: Path) -> None:
+    rows = rows_of(recorded)
+    product = next(r for r in rows if r["kind"] == "gemm")
+    assert product["p"][:4] == [8, 64, 128, 1] and product["dtype"] == "bf16" and product["family"] == "gemm"
+    pageable = {(r["name"], r["p"][0]) for r in rows if r["pageable"]}
+    assert pageable == {("h2d", 64), ("d2h", 32)}
+    steps = rows_of(steps_path(recorded))
+    assert [(s["q_lens"], s["kv_lens"], s["padded"]) for s in steps] == [([5, 1], [5, 300], 8), ([5], [5], 0)]
+    assert sum(s["calls"] for s in steps) == len(rows) - 1  # one launch came before the first batch
+    assert {(r["step"], r["nseq"], r["tokens"]) for r in rows} == {(0, 0, 0), (1, 2, 6), (2, 1, 5)}
+
+
+@needs_tools
+def test_host_calls_are_counted(recorded: Path) -> None:
+    calls = read_metadata(recorded)["host_calls"]
+    assert calls["cudaLaunchKernel"]["calls"] == LAUNCHES_OF_THREAD + 2 + 2  # two were captured
+    assert calls["cudaDeviceSynchronize"]["calls"] == 1
+    assert calls["cudaMalloc"]["calls"] == 5
+
+
+@needs_tools
+def test_nodes_of_graphs(tmp_path: Path) -> None:
+    out = tmp_path / "nodes.parquet"
+    done = record(out, [str(compile_program("work", tmp_path))], "--graph-nodes")
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(out)
+    nodes = [r for r in rows if r["node"]]
+    assert [(r["kind"], r["duration_ns"], r["call"]) for r in nodes] == 2 * [
+        ("kernel", 2000, "cudaGraphLaunch"),
+        ("memset", 2000, "cudaGraphLaunch"),
+        ("kernel", 2000, "cudaGraphLaunch"),
+    ]
+    assert [r["duration_ns"] for r in rows if r["kind"] == "graph"] == [0, 0]  # all is explained by the nodes
+    assert read_metadata(out)["pairing"]["graph_launches_with_nodes"] == 2
+
+
+@needs_tools
+def test_a_killed_program_leaves_what_it_did(tmp_path: Path) -> None:
+    out = tmp_path / "killed.parquet"
+    done = record(out, [str(compile_program("work", tmp_path))], DIE="1")
+    pairing = read_metadata(out)["pairing"]
+    assert done.returncode == 3
+    # Only the launch that nobody waited for has no duration.
+    assert (pairing["operators"], pairing["untimed"]) == (LAUNCHES_OF_THREAD + 14, 1)
+
+
+@needs_tools
+def test_an_interrupted_recording_is_finished_later(
+    tmp_path: Path, revati: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    out = tmp_path / "later.parquet"
+    program = compile_program("work", tmp_path)
+    assert record(out, [str(program)], "--keep").returncode == 0
+    first = out.read_bytes()
+    out.unlink()
+    again = record(out, [str(program)])
+    assert again.returncode == 2 and "left of an interrupted recording" in again.stderr
+    assert revati("record", "--finish", "--out", str(out)).returncode == 0
+    assert out.read_bytes() == first and not out.with_name("later.parquet.raw").exists()
+    missing = revati("record", "--finish", "--out", str(out))
+    assert missing.returncode == 2 and "no interrupted recording" in missing.stderr
+
+
+# --- CUPTI, made up -----------------------------------------------------------------------------------------------
+
+
+@needs_tools
+def test_activity_records_find_their_calls(tmp_path: Path) -> None:
+    out = tmp_path / "cupti.parquet"
+    fake = compile_c("fake_cupti", tmp_path, "-shared", "-fPIC")
+    done = record(out, [str(compile_program("cupti_user", tmp_path))], "--method", "cupti", REVATI_CUPTI=str(fake))
+    assert (done.returncode, done.stdout) == (0, "passed\n"), done.stderr
+    rows, pairing = rows_of(out), read_metadata(out)["pairing"]
+    found = sorted((r["call"], r["kind"], r["kernel"], r["duration_ns"], r["records"]) for r in rows)
+    assert found == sorted(
+        [
+            ("cudaLaunchKernel", "kernel", "one", 100, 1),
+            ("cudaLaunchKernel", "kernel", "split_part", 200, 2),
+            ("cudaMemcpyAsync", "copy", "", 300, 1),
+            ("cudaLaunchKernel", "kernel", "one", 400, 1),
+            ("", "kernel", "nobodys", 77, 1),
+            *2 * [("cudaGraphLaunch", "kernel", "in_graph", 10, 1), ("cudaGraphLaunch", "memset", "in_graph", 20, 1)],
+            # The launch: from the first node's start to the last one's end, less the nodes.
+            *2 * [("cudaGraphLaunch", "graph", "", 1020 - 30, 0)],
+        ]
+    )
+    assert {r["name"] for r in rows if r["kind"] == "kernel"} == {"asked_for", "nobodys"}
+    assert (pairing["operators"], pairing["timed"], pairing["unowned"], pairing["captured"]) == (6, 6, 1, 2)
+    assert pairing["graph_launches_with_nodes"] == 2
+    starts = [r["start_ns"] for r in rows]
+    assert starts == sorted(starts)
+
+
+@needs_tools
+def test_another_profiler_is_named(tmp_path: Path) -> None:
+    fake = compile_c("fake_cupti", tmp_path, "-shared", "-fPIC", "-DBUSY")
+    program = str(compile_program("work", tmp_path))
+    out = tmp_path / "busy.parquet"
+    done = record(out, [program], REVATI_CUPTI=str(fake))
+    assert re.search(r"torch\.profiler.* switch it off: durations come from CUDA events", done.stderr)
+    assert read_metadata(out)["pairing"]["untimed"] == 0
+    only = tmp_path / "only.parquet"
+    done = record(only, [program], "--method", "cupti", REVATI_CUPTI=str(fake))
+    assert "durations are NOT recorded" in done.stderr
+    assert read_metadata(only)["pairing"]["timed"] == 0
+
+
+@needs_tools
+def test_declared_records_are_cuptis(tmp_path: Path) -> None:
+    folders = {path.parent for root in map(Path, sys.path) for path in root.glob("nvidia/**/include/cupti.h")}
+    folders |= {path.parent for root in map(Path, sys.path) for path in root.glob("triton/backends/nvidia/include/cupti.h")}
+    if not folders:
+        pytest.skip("no CUPTI headers are installed")
+    for folder in folders:
+        source = ROOT / "csrc" / "tests" / "record" / "layout.c"
+        subprocess.run(
+            ["cc", "-std=gnu11", "-fsyntax-only", f"-I{folder}", f"-I{ROOT / 'csrc'}", str(source)], check=True
+        )
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def test_the_mirror_of_the_format() -> None:
+    header = (ROOT / "csrc" / "include" / "rvt_record.h").read_text()
+    for prefix, mirror in (("RVT_REC_", spool.TYPES), ("RVT_CALL_", spool.FLAGS)):
+        listed = {n: int(v) for n, v in re.findall(rf"\b{prefix}([A-Z]+) = (\d+)", header)}
+        assert listed == mirror
+    assert int(re.search(r"RVT_RECORD_VERSION (\d+)", header)[1]) == spool.VERSION  # type: ignore[index]
+    body = re.search(r"struct rvt_record \{(.*?)\n\};", header, re.S)[1]  # type: ignore[index]
+    names = re.findall(r"[ ,](\w+)(?=[,;])", re.sub(r"/\*.*?\*/", "", body, flags=re.S))
+    assert tuple(names) == spool.RECORD.names and spool.RECORD.itemsize == 64
+    assert f"RVT_HIST_BUCKETS {spool.HIST_BUCKETS}\n" in header and f"RVT_HIST_FIRST {spool.HIST_FIRST}\n" in header
+
+
+def _process(calls: list[dict[str, int]], works: list[dict[str, int]], links: list[tuple[int, int]]) -> spool.ProcessRecords:
+    def table(entries: list[dict[str, int]]) -> np.ndarray:
+        out = np.zeros(len(entries), spool.RECORD)
+        for row, entry in zip(out, entries):
+            for name, value in entry.items():
+                row[name] = value
+        return out
+
+    process = spool.ProcessRecords(
+        1, table(calls), table(works), table([{"correlation": ours, "value": theirs} for ours, theirs in links])
+    )
+    process.ops = {1: OpRecord(KIND["KERNEL"], name="k", p=(0,) * 16)}
+    return process
+
+
+def test_records_without_owner_and_owners_without_record() -> None:
+    process = _process(
+        [{"type": 1, "op": 1, "correlation": 10}, {"type": 1, "op": 1, "correlation": 11}],
+        [
+            {"type": 2, "method": 2, "value": 5, "begin_ns": 100, "end_ns": 130, "step": 1},
+            {"type": 2, "method": 2, "value": 6, "begin_ns": 200, "end_ns": 207, "step": 1},
+        ],
+        [(10, 5)],
+    )
+    rows, pairing = pair(process)
+    assert (pairing.operators, pairing.timed, pairing.untimed, pairing.unowned) == (2, 1, 1, 1)
+    assert sorted(rows["duration_ns"].tolist()) == [-1, 7, 30]
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+def test_without_any_gpu(tmp_path: Path, revati: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = revati("record", "--out", str(tmp_path / "x.parquet"), "--", "true")
+    assert done.returncode == 3
+    assert done.stderr.startswith("revati: there is no GPU to record on; without one, record on a virtual one: revati run")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_command_without_cuda(tmp_path: Path) -> None:
+    done = record(tmp_path / "x.parquet", ["true"])
+    assert done.returncode == 4 and "the command made no CUDA call" in done.stderr
+
+
+def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from revati._errors import HostError
+    from revati.recording.parquet import need_pyarrow
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(HostError, match=r"pip install 'revati\[calibrate\]'"):
+        need_pyarrow()
+
+
+# --- torch --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch (comes with vLLM)")
+def test_torch_with_graphs(tmp_path: Path) -> None:
+    """Durations from the real predictor: each family's sum is what the device booked, to the nanosecond."""
+    out = tmp_path / "torch.parquet"
+    program = ROOT / "tests" / "frameworks" / "programs" / "torch_kernels.py"
+    done = record(out, [sys.executable, str(program)], "--graph-nodes", predictor="auto", timeout=300)
+    assert done.returncode == 0, done.stderr
+    use, pairing = report_of(out), read_metadata(out)["pairing"]
+    assert (pairing["untimed"], pairing["unowned"], pairing["failed"]) == (0, 0, 0)
+    assert pairing["graph_launches_with_nodes"] == pairing["graph_launches"] == 2
+    booked = {family: ns for family, ns in use["family_ns"].items() if ns}
+    assert pairing["family_ns"] == booked
+    assert pairing["family_count"] == {family: n for family, n in use["launches"].items() if n}
