@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from revati._hostcheck import preload_library
+from revati._hostcheck import preload_library, recorder_library
 from revati._table import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +54,36 @@ def calls(folder: Path) -> dict[str, float]:
     program = compile_c(ROOT / "csrc" / "tests" / "bench" / "calls.c", folder, str(preload_library()))
     runs = [json.loads(revati("run", "--quiet", "--", str(program)).stdout) for _ in range(REPEATS)]
     return {name: min(run[name] for run in runs) for name in runs[0]}
+
+
+def recording(folder: Path) -> dict[str, dict[str, float]]:
+    """ns per submission without and with the recorder, the least of a few runs.
+
+    "cupti": with a CUPTI that does nothing, so what the recorder itself costs; "event": two events around each call.
+    """
+    program = compile_c(ROOT / "csrc" / "tests" / "bench" / "launches.c", folder, str(preload_library()))
+    fake = folder / "libsilent_cupti.so"
+    source = ROOT / "tests" / "recording" / "programs" / "fake_cupti.c"
+    flags = ["-shared", "-fPIC", "-DSILENT", f"-I{ROOT / 'csrc'}"]
+    subprocess.run(["cc", "-O2", "-std=gnu11", *flags, str(source), "-o", str(fake)], check=True)
+    result: dict[str, dict[str, float]] = {}
+    for name in ("without", "event", "cupti"):
+        runs = []
+        for _ in range(REPEATS):
+            prefix = [] if name == "without" else ["env", *recorder_variables(folder, name, fake)]
+            runs.append(json.loads(revati("run", "--quiet", "--", *prefix, str(program)).stdout))
+        result[name] = {call: min(run[call] for run in runs) for call in runs[0]}
+    return result
+
+
+def recorder_variables(folder: Path, method: str, cupti: Path) -> list[str]:
+    """What `revati record` sets, without the Parquet at the end."""
+    return [
+        f"LD_PRELOAD={recorder_library()}:{preload_library()}",
+        f"REVATI_RECORD={tempfile.mkdtemp(dir=folder)}",
+        f"REVATI_RECORD_METHOD={method}",
+        *([f"REVATI_CUPTI={cupti}"] if method == "cupti" else []),
+    ]
 
 
 def jumps(folder: Path) -> dict[int, float]:
@@ -115,6 +145,13 @@ def text(result: dict[str, Any]) -> str:
         table(["call", "ns"], [[n, f"{v:.1f}"] for n, v in result["calls_ns"].items()], right=(1,)),
         "```",
     ]
+    blocks += ["", "## Recorder: CPU time per submission, ns (ratio to the call without it)", "", "```"]
+    without = result["recorder_ns"]["without"]
+    rows = []
+    for call, ns in without.items():
+        recorded = [result["recorder_ns"][method][call] for method in ("cupti", "event")]
+        rows.append([call, f"{ns:.0f}", *(f"{r:.0f} ({r / ns:.2f})" for r in recorded)])
+    blocks += [table(["call", "without", "recorder, CUPTI free", "recorder, events"], rows, right=(1, 2, 3)), "```"]
     blocks += ["", "## Wall time per jump of the clock (PHOLD: every hold is one jump)", "", "```"]
     blocks += [
         table(["threads", "us"], [[str(n), f"{v:.1f}"] for n, v in result["jump_us"].items()], right=(0, 1)),
@@ -143,6 +180,7 @@ def main() -> int:
         folder = Path(name)
         result: dict[str, Any] = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine()}
         result["calls_ns"] = calls(folder)
+        result["recorder_ns"] = recording(folder)
         result["jump_us"] = jumps(folder)
         result["vllm"] = [] if arguments.no_vllm else vllm_loads(folder)
     print(text(result))

@@ -1,4 +1,5 @@
-/* What the recorder leaves on disk, and `revati record` reads: revati/recording/spool.py is the mirror, a test compares.
+/* What the recorder leaves on disk, and `revati record` reads: revati/recording/spool.py is the mirror, a test
+ * compares.
  *
  * One folder per recording. Every thread of every process writes `PID-THREAD-N.seg` files: a header, then records of
  * 64 bytes; `count` in the header says how many are valid, so a file is whole whenever its process dies. Longer things
@@ -15,8 +16,8 @@
 
 enum rvt_record_type {
   RVT_REC_CALL = 1,  /* a call that submitted work; begin, end: host time of the call */
-  RVT_REC_WORK = 2,  /* GPU work; begin, end: on the GPU; op: of a graph's node, else 0. By events: correlation. By CUPTI:
-                        value: CUPTI's id of the call; step: number of the operator that CUPTI describes */
+  RVT_REC_WORK = 2,  /* GPU work; begin, end: on the GPU; op: of a graph's node, else 0. By events: correlation. By
+                        CUPTI:  value: CUPTI's id of the call; step: number of the operator that CUPTI describes */
   RVT_REC_OP = 3,    /* text: struct rvt_op, then its name */
   RVT_REC_STEP = 4,  /* a batch begins at `begin`; value: padded tokens; text: struct rvt_seq each */
   RVT_REC_MODEL = 5, /* text: facts of the model as JSON; op: its number */

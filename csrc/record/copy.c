@@ -4,7 +4,7 @@
 #include "record/record.h"
 
 enum { POINTER_MEMORY_TYPE = 2, MEMORY_HOST = 1, MEMORY_DEVICE = 2 }; /* of cuPointerGetAttribute */
-enum { KIND_H2H, KIND_H2D, KIND_D2H, KIND_D2D, KIND_DEFAULT };          /* cudaMemcpyKind */
+enum { KIND_H2H, KIND_H2D, KIND_D2H, KIND_D2D, KIND_DEFAULT };        /* cudaMemcpyKind */
 
 /* 0: memory that CUDA does not know, which is pageable. */
 static unsigned memory_of(const void *p) {
@@ -37,12 +37,13 @@ static void set(struct rvt_op *op, size_t bytes) {
   op->p[0] = (int64_t)bytes;
 }
 
-/* ---- runtime ------------------------------------------------------------------------------------------------------- */
+/* ---- runtime -------------------------------------------------------------------------------------------------------
+ */
 
 RVT_SUBMITS(cudaMemcpy, (void *to, const void *from, size_t n, int kind), (to, from, n, kind), NULL,
             copy(&op, &call, to, from, n, kind))
-RVT_SUBMITS(cudaMemcpyAsync, (void *to, const void *from, size_t n, int kind, void *stream), (to, from, n, kind, stream),
-            stream, copy(&op, &call, to, from, n, kind))
+RVT_SUBMITS(cudaMemcpyAsync, (void *to, const void *from, size_t n, int kind, void *stream),
+            (to, from, n, kind, stream), stream, copy(&op, &call, to, from, n, kind))
 RVT_SUBMITS(cudaMemcpyPeer, (void *to, int to_device, const void *from, int from_device, size_t n),
             (to, to_device, from, from_device, n), NULL, peer_copy(&op, n, to_device == from_device))
 RVT_SUBMITS(cudaMemcpyPeerAsync, (void *to, int to_device, const void *from, int from_device, size_t n, void *stream),
@@ -53,7 +54,8 @@ RVT_SUBMITS(cudaMemcpy2DAsync,
             (void *to, size_t tp, const void *from, size_t fp, size_t w, size_t h, int kind, void *stream),
             (to, tp, from, fp, w, h, kind, stream), stream, copy(&op, &call, to, from, w *h, kind))
 RVT_SUBMITS(cudaMemcpyToSymbol, (const void *symbol, const void *from, size_t n, size_t offset, int kind),
-            (symbol, from, n, offset, kind), NULL, copy(&op, &call, symbol, from, n, kind == KIND_D2D ? kind : KIND_H2D))
+            (symbol, from, n, offset, kind), NULL,
+            copy(&op, &call, symbol, from, n, kind == KIND_D2D ? kind : KIND_H2D))
 RVT_SUBMITS(cudaMemcpyToSymbolAsync,
             (const void *symbol, const void *from, size_t n, size_t offset, int kind, void *stream),
             (symbol, from, n, offset, kind, stream), stream,
@@ -70,12 +72,13 @@ RVT_SUBMITS(cudaMemset2D, (void *to, size_t pitch, int value, size_t w, size_t h
 RVT_SUBMITS(cudaMemset2DAsync, (void *to, size_t pitch, int value, size_t w, size_t h, void *stream),
             (to, pitch, value, w, h, stream), stream, set(&op, w *h))
 
-/* ---- driver -------------------------------------------------------------------------------------------------------- */
+/* ---- driver --------------------------------------------------------------------------------------------------------
+ */
 
-#define DRIVER_COPY(function, kind)                                                                  \
-  RVT_SUBMITS(function, (void *to, const void *from, size_t n), (to, from, n), NULL,                 \
+#define DRIVER_COPY(function, kind)                                                  \
+  RVT_SUBMITS(function, (void *to, const void *from, size_t n), (to, from, n), NULL, \
               copy(&op, &call, to, from, n, kind))
-#define DRIVER_COPY_ASYNC(function, kind)                                                            \
+#define DRIVER_COPY_ASYNC(function, kind)                                                                    \
   RVT_SUBMITS(function, (void *to, const void *from, size_t n, void *stream), (to, from, n, stream), stream, \
               copy(&op, &call, to, from, n, kind))
 DRIVER_COPY(cuMemcpy, KIND_DEFAULT)
@@ -91,9 +94,9 @@ RVT_SUBMITS(cuMemcpyPeer, (uint64_t to, void *to_ctx, uint64_t from, void *from_
 RVT_SUBMITS(cuMemcpyPeerAsync, (uint64_t to, void *to_ctx, uint64_t from, void *from_ctx, size_t n, void *stream),
             (to, to_ctx, from, from_ctx, n, stream), stream, peer_copy(&op, n, to_ctx == from_ctx))
 
-#define DRIVER_SET(function, value_type, element)                                                                 \
+#define DRIVER_SET(function, value_type, element)                                                                   \
   RVT_SUBMITS(function##_v2, (uint64_t to, value_type value, size_t n), (to, value, n), NULL, set(&op, n *element)) \
-  RVT_SUBMITS(function##Async, (uint64_t to, value_type value, size_t n, void *stream), (to, value, n, stream),   \
+  RVT_SUBMITS(function##Async, (uint64_t to, value_type value, size_t n, void *stream), (to, value, n, stream),     \
               stream, set(&op, n *element))
 DRIVER_SET(cuMemsetD8, unsigned char, 1)
 DRIVER_SET(cuMemsetD16, unsigned short, 2)

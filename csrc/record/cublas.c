@@ -21,17 +21,16 @@ static int compute_of(cublas_t handle, int compute) {
 }
 
 #define SHAPE .m = m, .n = n, .k = k, .lda = lda, .ldb = ldb, .ldc = ldc
-#define PRODUCT(function, parameters, arguments, ...)                              \
-  RVT_SUBMITS(function, parameters, arguments, stream_of(h),                       \
-              struct rvt_gemm gemm = {SHAPE, __VA_ARGS__};                         \
+#define PRODUCT(function, parameters, arguments, ...)                                                     \
+  RVT_SUBMITS(function, parameters, arguments, stream_of(h), struct rvt_gemm gemm = {SHAPE, __VA_ARGS__}; \
               gemm.compute = compute_of(h, gemm.compute); rvt_describe_gemm(&op, &gemm))
 #define EX .a_type = at, .b_type = bt, .c_type = ct, .compute = compute
 
-#define GEMM_EX(function, integer)                                                                                  \
-  PRODUCT(function,                                                                                                 \
-          (cublas_t h, int ta, int tb, integer m, integer n, integer k, const void *alpha, const void *a, int at,   \
-           integer lda, const void *b, int bt, integer ldb, const void *beta, void *c, int ct, integer ldc,         \
-           int compute, int algo),                                                                                  \
+#define GEMM_EX(function, integer)                                                                                \
+  PRODUCT(function,                                                                                               \
+          (cublas_t h, int ta, int tb, integer m, integer n, integer k, const void *alpha, const void *a, int at, \
+           integer lda, const void *b, int bt, integer ldb, const void *beta, void *c, int ct, integer ldc,       \
+           int compute, int algo),                                                                                \
           (h, ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, compute, algo), .batch = 1, EX)
 GEMM_EX(cublasGemmEx, int)
 GEMM_EX(cublasGemmEx_64, int64_t)
@@ -42,12 +41,12 @@ PRODUCT(cublasSgemmEx,
         (h, ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc), .batch = 1, .a_type = at, .b_type = bt,
         .c_type = ct, .compute = CUBLAS_COMPUTE_32F)
 
-#define GEMM_STRIDED_EX(function, integer)                                                                           \
-  PRODUCT(function,                                                                                                  \
-          (cublas_t h, int ta, int tb, integer m, integer n, integer k, const void *alpha, const void *a, int at,    \
-           integer lda, long long sa, const void *b, int bt, integer ldb, long long sb, const void *beta, void *c,   \
-           int ct, integer ldc, long long sc, integer batch, int compute, int algo),                                 \
-          (h, ta, tb, m, n, k, alpha, a, at, lda, sa, b, bt, ldb, sb, beta, c, ct, ldc, sc, batch, compute, algo),   \
+#define GEMM_STRIDED_EX(function, integer)                                                                         \
+  PRODUCT(function,                                                                                                \
+          (cublas_t h, int ta, int tb, integer m, integer n, integer k, const void *alpha, const void *a, int at,  \
+           integer lda, long long sa, const void *b, int bt, integer ldb, long long sb, const void *beta, void *c, \
+           int ct, integer ldc, long long sc, integer batch, int compute, int algo),                               \
+          (h, ta, tb, m, n, k, alpha, a, at, lda, sa, b, bt, ldb, sb, beta, c, ct, ldc, sc, batch, compute, algo), \
           .batch = batch, EX)
 GEMM_STRIDED_EX(cublasGemmStridedBatchedEx, int)
 GEMM_STRIDED_EX(cublasGemmStridedBatchedEx_64, int64_t)
@@ -59,11 +58,11 @@ PRODUCT(cublasGemmBatchedEx,
         (h, ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, batch, compute, algo), .batch = batch, EX)
 
 /* The typed forms: one element type decides everything. */
-#define TYPED(function, type, compute_type)                                                                     \
-  PRODUCT(function,                                                                                             \
-          (cublas_t h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int lda,          \
-           const void *b, int ldb, const void *beta, void *c, int ldc),                                         \
-          (h, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc), .batch = 1, .a_type = type, .b_type = type, \
+#define TYPED(function, type, compute_type)                                                                           \
+  PRODUCT(function,                                                                                                   \
+          (cublas_t h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int lda, const void *b, \
+           int ldb, const void *beta, void *c, int ldc),                                                              \
+          (h, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc), .batch = 1, .a_type = type, .b_type = type,      \
           .c_type = type, .compute = compute_type)
 TYPED(cublasHgemm, CUDA_R_16F, CUBLAS_COMPUTE_16F)
 TYPED(cublasSgemm_v2, CUDA_R_32F, CUBLAS_COMPUTE_32F)
@@ -71,12 +70,11 @@ TYPED(cublasDgemm_v2, CUDA_R_64F, CUBLAS_COMPUTE_64F)
 TYPED(cublasCgemm_v2, CUDA_C_32F, CUBLAS_COMPUTE_32F)
 TYPED(cublasZgemm_v2, CUDA_C_64F, CUBLAS_COMPUTE_64F)
 
-#define TYPED_STRIDED(function, type, compute_type)                                                              \
-  PRODUCT(function,                                                                                              \
-          (cublas_t h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int lda,           \
-           long long sa, const void *b, int ldb, long long sb, const void *beta, void *c, int ldc, long long sc, \
-           int batch),                                                                                           \
-          (h, ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, batch), .batch = batch,          \
+#define TYPED_STRIDED(function, type, compute_type)                                                                  \
+  PRODUCT(function,                                                                                                  \
+          (cublas_t h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int lda, long long sa, \
+           const void *b, int ldb, long long sb, const void *beta, void *c, int ldc, long long sc, int batch),       \
+          (h, ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, batch), .batch = batch,              \
           .a_type = type, .b_type = type, .c_type = type, .compute = compute_type)
 TYPED_STRIDED(cublasHgemmStridedBatched, CUDA_R_16F, CUBLAS_COMPUTE_16F)
 TYPED_STRIDED(cublasSgemmStridedBatched, CUDA_R_32F, CUBLAS_COMPUTE_32F)
@@ -84,16 +82,17 @@ TYPED_STRIDED(cublasDgemmStridedBatched, CUDA_R_64F, CUBLAS_COMPUTE_64F)
 TYPED_STRIDED(cublasCgemmStridedBatched, CUDA_C_32F, CUBLAS_COMPUTE_32F)
 TYPED_STRIDED(cublasZgemmStridedBatched, CUDA_C_64F, CUBLAS_COMPUTE_64F)
 
-#define TYPED_BATCHED(function, type, compute_type)                                                              \
-  PRODUCT(function,                                                                                              \
-          (cublas_t h, int ta, int tb, int m, int n, int k, const void *alpha, const void *const *a, int lda,    \
-           const void *const *b, int ldb, const void *beta, void *const *c, int ldc, int batch),                 \
-          (h, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch), .batch = batch, .a_type = type,      \
+#define TYPED_BATCHED(function, type, compute_type)                                                           \
+  PRODUCT(function,                                                                                           \
+          (cublas_t h, int ta, int tb, int m, int n, int k, const void *alpha, const void *const *a, int lda, \
+           const void *const *b, int ldb, const void *beta, void *const *c, int ldc, int batch),              \
+          (h, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch), .batch = batch, .a_type = type,   \
           .b_type = type, .c_type = type, .compute = compute_type)
 TYPED_BATCHED(cublasHgemmBatched, CUDA_R_16F, CUBLAS_COMPUTE_16F)
 TYPED_BATCHED(cublasSgemmBatched, CUDA_R_32F, CUBLAS_COMPUTE_32F)
 
-/* ---- cuBLASLt: the shape is in opaque descriptors, which the library itself reads ----------------------------------- */
+/* ---- cuBLASLt: the shape is in opaque descriptors, which the library itself reads -----------------------------------
+ */
 
 enum { LAYOUT_TYPE, LAYOUT_ORDER, LAYOUT_ROWS, LAYOUT_COLS, LAYOUT_LD, LAYOUT_BATCH };
 enum { DESC_COMPUTE = 0, DESC_TRANSA = 3, DESC_EPILOGUE = 7 };

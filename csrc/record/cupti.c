@@ -1,8 +1,8 @@
 /* Durations from CUPTI's activity records.
  *
- * Every wrapped call runs inside an external correlation id of ours. CUPTI then writes which of its own ids (one per API
- * call) belongs to it, and puts that id into the records of the work that the call launched. Both go to the spool as they
- * come; `revati record` joins them.
+ * Every wrapped call runs inside an external correlation id of ours. CUPTI then writes which of its own ids (one per
+ * API call) belongs to it, and puts that id into the records of the work that the call launched. Both go to the spool
+ * as they come; `revati record` joins them.
  *
  * The launch of a graph has one id for all of its nodes, so each node's operator is kept when the node is made (inside
  * the wrapped call that is being captured) and followed to its copy in the executable.
@@ -19,21 +19,21 @@
 #include "record/record.h"
 
 /* Functions of libcupti; all but the last three must be there. */
-#define CUPTI_FUNCTIONS(X)                                                                     \
-  X(cuptiSubscribe, (void **, cupti_callback, void *))                                         \
-  X(cuptiEnableCallback, (uint32_t, void *, int, uint32_t))                                    \
-  X(cuptiGetCallbackName, (int, uint32_t, const char **))                                      \
-  X(cuptiGetGraphNodeId, (void *, uint64_t *))                                                 \
-  X(cuptiActivityEnable, (uint32_t))                                                           \
-  X(cuptiActivityRegisterCallbacks, (cupti_buffer_request, cupti_buffer_complete))             \
-  X(cuptiActivityGetNextRecord, (uint8_t *, size_t, struct cupti_record **))                   \
-  X(cuptiActivityGetNumDroppedRecords, (void *, uint32_t, size_t *))                           \
-  X(cuptiActivityFlushAll, (uint32_t))                                                         \
-  X(cuptiActivityPushExternalCorrelationId, (int, uint64_t))                                   \
-  X(cuptiActivityPopExternalCorrelationId, (int, uint64_t *))                                  \
-  X(cuptiActivityFlushPeriod, (uint32_t))                                                      \
-  X(cuptiActivityRegisterTimestampCallback, (uint64_t(*)(void)))                               \
-  X(cuptiActivityEnableRuntimeApi, (uint32_t, uint8_t))                                        \
+#define CUPTI_FUNCTIONS(X)                                                         \
+  X(cuptiSubscribe, (void **, cupti_callback, void *))                             \
+  X(cuptiEnableCallback, (uint32_t, void *, int, uint32_t))                        \
+  X(cuptiGetCallbackName, (int, uint32_t, const char **))                          \
+  X(cuptiGetGraphNodeId, (void *, uint64_t *))                                     \
+  X(cuptiActivityEnable, (uint32_t))                                               \
+  X(cuptiActivityRegisterCallbacks, (cupti_buffer_request, cupti_buffer_complete)) \
+  X(cuptiActivityGetNextRecord, (uint8_t *, size_t, struct cupti_record **))       \
+  X(cuptiActivityGetNumDroppedRecords, (void *, uint32_t, size_t *))               \
+  X(cuptiActivityFlushAll, (uint32_t))                                             \
+  X(cuptiActivityPushExternalCorrelationId, (int, uint64_t))                       \
+  X(cuptiActivityPopExternalCorrelationId, (int, uint64_t *))                      \
+  X(cuptiActivityFlushPeriod, (uint32_t))                                          \
+  X(cuptiActivityRegisterTimestampCallback, (uint64_t(*)(void)))                   \
+  X(cuptiActivityEnableRuntimeApi, (uint32_t, uint8_t))                            \
   X(cuptiActivityEnableDriverApi, (uint32_t, uint8_t))
 static struct {
 #define X(name, parameters) int(*name) parameters;
@@ -41,7 +41,8 @@ static struct {
 #undef X
 } cupti;
 
-/* ---- the library -------------------------------------------------------------------------------------------------- */
+/* ---- the library --------------------------------------------------------------------------------------------------
+ */
 
 /* Beside the CUDA runtime that the program uses, so that the versions match: wheels of CUDA 13 and 12, a toolkit. */
 static void *open_library(void) {
@@ -72,7 +73,8 @@ static bool load(void) {
          cupti.cuptiActivityPushExternalCorrelationId && cupti.cuptiActivityPopExternalCorrelationId;
 }
 
-/* ---- graph nodes ---------------------------------------------------------------------------------------------------- */
+/* ---- graph nodes ----------------------------------------------------------------------------------------------------
+ */
 
 struct graph_node {
   uint64_t id; /* CUPTI's, 0 = free */
@@ -125,7 +127,8 @@ static void on_resource(void *user, int domain, uint32_t id, const void *data) {
     keep_node((struct graph_node){node, rvt_here.op, (uint32_t)rvt_here.sequence});
     pthread_mutex_unlock(&node_lock);
   } else if (id == CUPTI_NODE_CLONED) {
-    if (cupti.cuptiGetGraphNodeId(graph->original_node, &original) || cupti.cuptiGetGraphNodeId(graph->node, &node)) return;
+    if (cupti.cuptiGetGraphNodeId(graph->original_node, &original) || cupti.cuptiGetGraphNodeId(graph->node, &node))
+      return;
     struct graph_node from = find_node(original);
     if (!from.id) return;
     pthread_mutex_lock(&node_lock);
@@ -134,7 +137,8 @@ static void on_resource(void *user, int domain, uint32_t id, const void *data) {
   }
 }
 
-/* ---- activity records ------------------------------------------------------------------------------------------------ */
+/* ---- activity records
+ * ------------------------------------------------------------------------------------------------ */
 
 struct work {
   uint64_t start, end, graph_node;
@@ -166,13 +170,14 @@ static void on_kernel(const struct cupti_kernel *k) {
   uint32_t grid[3] = {(uint32_t)k->grid[0], (uint32_t)k->grid[1], (uint32_t)k->grid[2]};
   uint32_t block[3] = {(uint32_t)k->block[0], (uint32_t)k->block[1], (uint32_t)k->block[2]};
   rvt_describe_kernel(&op, grid, block, (uint32_t)k->dynamic_shared, name->length);
-  write_work(&(struct work){k->start, k->end, k->graph_node, k->device, k->stream, k->correlation,
-                            rvt_op_number(&op, name)});
+  write_work(
+      &(struct work){k->start, k->end, k->graph_node, k->device, k->stream, k->correlation, rvt_op_number(&op, name)});
 }
 
 static uint32_t seen_copy(uint32_t device, uint64_t bytes, int copy_kind) {
   /* CUpti_ActivityMemcpyKind: 1 to the device, 2 to the host, 8 on the device, 9 on the host, 10 between devices */
-  static const uint8_t kinds[11] = {3, RVT_COPY_H2D, RVT_COPY_D2H, 3, 3, 3, 3, 3, RVT_COPY_D2D, RVT_COPY_H2H, RVT_COPY_P2P};
+  static const uint8_t kinds[11] = {3, RVT_COPY_H2D, RVT_COPY_D2H, 3,           3, 3, 3,
+                                    3, RVT_COPY_D2D, RVT_COPY_H2H, RVT_COPY_P2P};
   struct rvt_op op = {.kind = RVT_OP_COPY, .gpu = device, .p = {(int64_t)bytes, kinds[copy_kind > 10 ? 0 : copy_kind]}};
   return rvt_op_number(&op, NULL);
 }
@@ -189,8 +194,8 @@ static void on_peer_copy(const struct cupti_peer_copy *c) {
 
 static void on_set(const struct cupti_set *s) {
   struct rvt_op op = {.kind = RVT_OP_MEMSET, .gpu = s->device, .p = {(int64_t)s->bytes}};
-  write_work(&(struct work){s->start, s->end, s->graph_node, s->device, s->stream, s->correlation,
-                            rvt_op_number(&op, NULL)});
+  write_work(
+      &(struct work){s->start, s->end, s->graph_node, s->device, s->stream, s->correlation, rvt_op_number(&op, NULL)});
 }
 
 static void on_external(const struct cupti_external *e) {
@@ -214,7 +219,8 @@ static void parse(uint8_t *buffer, size_t valid) {
   }
 }
 
-/* ---- buffers ----------------------------------------------------------------------------------------------------------- */
+/* ---- buffers
+ * ----------------------------------------------------------------------------------------------------------- */
 
 #define BUFFER_BYTES (8u << 20)
 #define KEPT_BUFFERS 8
@@ -235,7 +241,8 @@ static void complete_buffer(void *context, uint32_t stream, uint8_t *buffer, siz
   size_t dropped = 0;
   if (!buffer) return;
   if (valid) parse(buffer, valid);
-  if (cupti.cuptiActivityGetNumDroppedRecords && !cupti.cuptiActivityGetNumDroppedRecords(context, stream, &dropped) && dropped)
+  if (cupti.cuptiActivityGetNumDroppedRecords && !cupti.cuptiActivityGetNumDroppedRecords(context, stream, &dropped) &&
+      dropped)
     rvt_say("CUPTI dropped %zu records: some operators have no duration", dropped);
   pthread_mutex_lock(&buffer_lock);
   bool keep = kept_count < KEPT_BUFFERS;
@@ -244,7 +251,8 @@ static void complete_buffer(void *context, uint32_t stream, uint8_t *buffer, siz
   if (!keep) free(buffer);
 }
 
-/* ---- start ----------------------------------------------------------------------------------------------------------------- */
+/* ---- start
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 /* Correlation comes with the record of an API call, so calls that submit work must be recorded; others only cost. */
 static bool enable_calls(int domain, int (*enable)(uint32_t, uint8_t), const char *const *prefixes) {
@@ -283,7 +291,8 @@ bool rvt_cupti_start(const char **why_not) {
   static void *subscriber;
   *why_not = reason;
   if (!load()) {
-    snprintf(reason, sizeof reason, "libcupti was not found beside this program's CUDA (REVATI_CUPTI=FILE names another)");
+    snprintf(reason, sizeof reason,
+             "libcupti was not found beside this program's CUDA (REVATI_CUPTI=FILE names another)");
     return false;
   }
   int rc = cupti.cuptiSubscribe(&subscriber, on_resource, NULL);
@@ -303,9 +312,7 @@ bool rvt_cupti_start(const char **why_not) {
   return rc == CUPTI_OK;
 }
 
-void rvt_cupti_push(uint64_t correlation) {
-  cupti.cuptiActivityPushExternalCorrelationId(CUPTI_CUSTOM0, correlation);
-}
+void rvt_cupti_push(uint64_t correlation) { cupti.cuptiActivityPushExternalCorrelationId(CUPTI_CUSTOM0, correlation); }
 
 void rvt_cupti_pop(void) { cupti.cuptiActivityPopExternalCorrelationId(CUPTI_CUSTOM0, NULL); }
 

@@ -78,9 +78,12 @@ struct CUPTI_PACKED cupti_set {
   void *reserved;
   uint64_t graph_node;
 };
-_Static_assert(offsetof(struct cupti_kernel, correlation) == 92 && offsetof(struct cupti_kernel, graph_node) == 144, "");
+_Static_assert(offsetof(struct cupti_kernel, correlation) == 92 && offsetof(struct cupti_kernel, graph_node) == 144,
+               "");
 _Static_assert(offsetof(struct cupti_copy, correlation) == 44 && offsetof(struct cupti_copy, graph_node) == 64, "");
-_Static_assert(offsetof(struct cupti_peer_copy, correlation) == 60 && offsetof(struct cupti_peer_copy, graph_node) == 72, "");
+_Static_assert(offsetof(struct cupti_peer_copy, correlation) == 60 &&
+                   offsetof(struct cupti_peer_copy, graph_node) == 72,
+               "");
 _Static_assert(offsetof(struct cupti_set, correlation) == 44 && offsetof(struct cupti_set, graph_node) == 64, "");
 
 struct cupti_resource { /* what a callback of the resource domain gets */

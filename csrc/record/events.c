@@ -74,7 +74,8 @@ static struct rvt_events *my_ring(void) {
   if (!ring) return NULL;
   pthread_mutex_init(&ring->reading, NULL);
   ring->next = atomic_load(&all_rings);
-  while (!atomic_compare_exchange_weak(&all_rings, &ring->next, ring)) {}
+  while (!atomic_compare_exchange_weak(&all_rings, &ring->next, ring)) {
+  }
   return rvt_here.events = ring;
 }
 

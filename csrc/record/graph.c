@@ -120,7 +120,8 @@ static int end_capture(int (*real)(void *, void **), void *stream, void **graph)
   return rc;
 }
 
-/* ---- executables --------------------------------------------------------------------------------------------------- */
+/* ---- executables ---------------------------------------------------------------------------------------------------
+ */
 
 static uint32_t node_count(void *graph) {
   int (*get)(void *, void *, size_t *) = RVT_KEPT("cuGraphGetNodes");
@@ -213,23 +214,24 @@ void rvt_graph_read_nodes(uint64_t exec, uint64_t correlation) {
   pthread_mutex_unlock(&lock);
 }
 
-/* ---- wrappers ------------------------------------------------------------------------------------------------------- */
+/* ---- wrappers -------------------------------------------------------------------------------------------------------
+ */
 
 /* Forwards and, if the call succeeded outside another wrapped call, does `then`. */
-#define WATCHES(function, parameters, arguments, ...)                                  \
-  RVT_API int function parameters;                                                     \
-  RVT_SITE(function);                                                                  \
-  RVT_API int function parameters {                                                    \
-    int(*real) parameters = rvt_real(&site_##function);                                \
-    if (!real) return rvt_no_real(&site_##function);                                   \
-    struct rvt_call call;                                                              \
-    if (!rvt_enter(&call, &site_##function)) return real arguments;                    \
-    int rc = real arguments;                                                           \
-    if (rc == 0) {                                                                     \
-      __VA_ARGS__;                                                                     \
-    }                                                                                  \
-    rvt_leave(&call, rc != 0);                                                         \
-    return rc;                                                                         \
+#define WATCHES(function, parameters, arguments, ...)               \
+  RVT_API int function parameters;                                  \
+  RVT_SITE(function);                                               \
+  RVT_API int function parameters {                                 \
+    int(*real) parameters = rvt_real(&site_##function);             \
+    if (!real) return rvt_no_real(&site_##function);                \
+    struct rvt_call call;                                           \
+    if (!rvt_enter(&call, &site_##function)) return real arguments; \
+    int rc = real arguments;                                        \
+    if (rc == 0) {                                                  \
+      __VA_ARGS__;                                                  \
+    }                                                               \
+    rvt_leave(&call, rc != 0);                                      \
+    return rc;                                                      \
   }
 
 #define BEGINS(function, parameters, arguments) \
@@ -239,20 +241,21 @@ BEGINS(cuStreamBeginCapture_v2, (void *stream, int mode), (stream, mode))
 BEGINS(cudaStreamBeginCaptureToGraph,
        (void *stream, void *graph, const void *deps, const void *edges, size_t n, int mode),
        (stream, graph, deps, edges, n, mode))
-BEGINS(cuStreamBeginCaptureToGraph, (void *stream, void *graph, const void *deps, const void *edges, size_t n, int mode),
+BEGINS(cuStreamBeginCaptureToGraph,
+       (void *stream, void *graph, const void *deps, const void *edges, size_t n, int mode),
        (stream, graph, deps, edges, n, mode))
 
-#define ENDS(function)                                                     \
-  RVT_API int function(void *stream, void **graph);                        \
-  RVT_SITE(function);                                                      \
-  RVT_API int function(void *stream, void **graph) {                       \
-    int (*real)(void *, void **) = rvt_real(&site_##function);             \
-    if (!real) return rvt_no_real(&site_##function);                       \
-    struct rvt_call call;                                                  \
-    if (!rvt_enter(&call, &site_##function)) return real(stream, graph);   \
-    int rc = end_capture(real, stream, graph);                             \
-    rvt_leave(&call, rc != 0);                                             \
-    return rc;                                                             \
+#define ENDS(function)                                                   \
+  RVT_API int function(void *stream, void **graph);                      \
+  RVT_SITE(function);                                                    \
+  RVT_API int function(void *stream, void **graph) {                     \
+    int (*real)(void *, void **) = rvt_real(&site_##function);           \
+    if (!real) return rvt_no_real(&site_##function);                     \
+    struct rvt_call call;                                                \
+    if (!rvt_enter(&call, &site_##function)) return real(stream, graph); \
+    int rc = end_capture(real, stream, graph);                           \
+    rvt_leave(&call, rc != 0);                                           \
+    return rc;                                                           \
   }
 ENDS(cudaStreamEndCapture)
 ENDS(cuStreamEndCapture)
@@ -272,13 +275,13 @@ WATCHES(cuGraphExecDestroy, (void *exec), (exec), destroyed(&execs, exec))
 WATCHES(cudaGraphDestroy, (void *graph), (graph), destroyed(&graphs, graph))
 WATCHES(cuGraphDestroy, (void *graph), (graph), destroyed(&graphs, graph))
 
-#define LAUNCHES(function)                                       \
-  RVT_API int function(void *exec, void *stream);                \
-  RVT_SITE(function);                                            \
-  RVT_API int function(void *exec, void *stream) {               \
-    int (*real)(void *, void *) = rvt_real(&site_##function);    \
-    if (!real) return rvt_no_real(&site_##function);             \
-    return launch(&site_##function, real, exec, stream);         \
+#define LAUNCHES(function)                                    \
+  RVT_API int function(void *exec, void *stream);             \
+  RVT_SITE(function);                                         \
+  RVT_API int function(void *exec, void *stream) {            \
+    int (*real)(void *, void *) = rvt_real(&site_##function); \
+    if (!real) return rvt_no_real(&site_##function);          \
+    return launch(&site_##function, real, exec, stream);      \
   }
 LAUNCHES(cudaGraphLaunch)
 LAUNCHES(cuGraphLaunch)

@@ -15,10 +15,10 @@ static void describe(struct rvt_op *op, const struct rvt_name **name, const stru
   *name = kernel;
 }
 
-#define RUNTIME_LAUNCH(function, handle_kind)                                                                         \
-  RVT_SUBMITS(function,                                                                                               \
-              (const void *func, struct dim3 grid, struct dim3 block, void **params, size_t shared, void *stream),    \
-              (func, grid, block, params, shared, stream), stream,                                                    \
+#define RUNTIME_LAUNCH(function, handle_kind)                                                                      \
+  RVT_SUBMITS(function,                                                                                            \
+              (const void *func, struct dim3 grid, struct dim3 block, void **params, size_t shared, void *stream), \
+              (func, grid, block, params, shared, stream), stream,                                                 \
               describe(&op, &name, rvt_kernel_name(func, handle_kind), grid, block, shared))
 RUNTIME_LAUNCH(cudaLaunchKernel, RVT_HOST_FUNCTION)
 RUNTIME_LAUNCH(cudaLaunchCooperativeKernel, RVT_HOST_FUNCTION)
@@ -31,14 +31,13 @@ struct runtime_config { /* cudaLaunchConfig_t */
   unsigned attribute_count;
 };
 RVT_SUBMITS(cudaLaunchKernelExC, (const struct runtime_config *c, const void *func, void **params), (c, func, params),
-            c->stream,
-            describe(&op, &name, rvt_kernel_name(func, RVT_HOST_FUNCTION), c->grid, c->block, c->shared))
+            c->stream, describe(&op, &name, rvt_kernel_name(func, RVT_HOST_FUNCTION), c->grid, c->block, c->shared))
 
 #define DRIVER_DIMS \
   unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *stream
-#define DRIVER_DESCRIBE                                                                                             \
-  describe(&op, &name, rvt_kernel_name(func, RVT_DRIVER_FUNCTION), (struct dim3){gx, gy, gz}, (struct dim3){bx, by, bz}, \
-           shared)
+#define DRIVER_DESCRIBE                                                                       \
+  describe(&op, &name, rvt_kernel_name(func, RVT_DRIVER_FUNCTION), (struct dim3){gx, gy, gz}, \
+           (struct dim3){bx, by, bz}, shared)
 RVT_SUBMITS(cuLaunchKernel, (void *func, DRIVER_DIMS, void **params, void **extra),
             (func, gx, gy, gz, bx, by, bz, shared, stream, params, extra), stream, DRIVER_DESCRIBE)
 RVT_SUBMITS(cuLaunchCooperativeKernel, (void *func, DRIVER_DIMS, void **params),

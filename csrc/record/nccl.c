@@ -1,5 +1,5 @@
-/* Collectives. A group of them is one submission, since NCCL launches one kernel for all at its end: it is open from its
- * first collective to ncclGroupEnd.
+/* Collectives. A group of them is one submission, since NCCL launches one kernel for all at its end: it is open from
+ * its first collective to ncclGroupEnd.
  */
 #include <string.h>
 
@@ -36,22 +36,23 @@ static void into_group(const struct rvt_op *op, const struct rvt_name *name, voi
   rvt_submitting(&group.call, &group.op, name, stream);
 }
 
-#define COLLECTIVE(function, label, parameters, arguments, elements)                                           \
-  RVT_API int function parameters;                                                                             \
-  RVT_SITE(function);                                                                                          \
-  RVT_API int function parameters {                                                                            \
-    static const struct rvt_name name = {.text = label, .length = sizeof label - 1, .hash = sizeof label * 31ull + label[1]}; \
-    int(*real) parameters = rvt_real(&site_##function);                                                        \
-    if (!real) return rvt_no_real(&site_##function);                                                           \
-    struct rvt_call call;                                                                                      \
-    struct rvt_op op = {0};                                                                                    \
-    rvt_describe_collective(&op, elements, type, ranks_of(comm));                                              \
-    if (group.depth) into_group(&op, &name, stream);                                                           \
-    if (!rvt_enter(&call, &site_##function)) return real arguments;                                            \
-    rvt_submitting(&call, &op, &name, stream);                                                                 \
-    int rc = real arguments;                                                                                   \
-    rvt_leave(&call, rc != 0);                                                                                 \
-    return rc;                                                                                                 \
+#define COLLECTIVE(function, label, parameters, arguments, elements)                         \
+  RVT_API int function parameters;                                                           \
+  RVT_SITE(function);                                                                        \
+  RVT_API int function parameters {                                                          \
+    static const struct rvt_name name = {                                                    \
+        .text = label, .length = sizeof label - 1, .hash = sizeof label * 31ull + label[1]}; \
+    int(*real) parameters = rvt_real(&site_##function);                                      \
+    if (!real) return rvt_no_real(&site_##function);                                         \
+    struct rvt_call call;                                                                    \
+    struct rvt_op op = {0};                                                                  \
+    rvt_describe_collective(&op, elements, type, ranks_of(comm));                            \
+    if (group.depth) into_group(&op, &name, stream);                                         \
+    if (!rvt_enter(&call, &site_##function)) return real arguments;                          \
+    rvt_submitting(&call, &op, &name, stream);                                               \
+    int rc = real arguments;                                                                 \
+    rvt_leave(&call, rc != 0);                                                               \
+    return rc;                                                                               \
   }
 
 COLLECTIVE(ncclAllReduce, "all_reduce",
@@ -65,14 +66,12 @@ COLLECTIVE(ncclBroadcast, "broadcast",
            (from, to, count, type, root, comm, stream), count)
 COLLECTIVE(ncclBcast, "broadcast", (void *buffer, size_t count, int type, int root, void *comm, void *stream),
            (buffer, count, type, root, comm, stream), count)
-COLLECTIVE(ncclAllGather, "all_gather",
-           (const void *from, void *to, size_t count, int type, void *comm, void *stream),
+COLLECTIVE(ncclAllGather, "all_gather", (const void *from, void *to, size_t count, int type, void *comm, void *stream),
            (from, to, count, type, comm, stream), count)
 COLLECTIVE(ncclReduceScatter, "reduce_scatter",
            (const void *from, void *to, size_t count, int type, int op_, void *comm, void *stream),
            (from, to, count, type, op_, comm, stream), count)
-COLLECTIVE(ncclAlltoAll, "all_to_all",
-           (const void *from, void *to, size_t count, int type, void *comm, void *stream),
+COLLECTIVE(ncclAlltoAll, "all_to_all", (const void *from, void *to, size_t count, int type, void *comm, void *stream),
            (from, to, count, type, comm, stream), count)
 COLLECTIVE(ncclSend, "send_recv", (const void *from, size_t count, int type, int peer, void *comm, void *stream),
            (from, count, type, peer, comm, stream), count)

@@ -39,6 +39,5 @@ RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint3
                                     uint32_t min_tokens, int32_t eos, const int32_t *avoid, uint32_t avoid_count,
                                     const int32_t *allowed, uint32_t allowed_count) {
   __typeof__(&revati_observe_request) real = rvt_real(&site_revati_observe_request);
-  if (real)
-    real(id, prompt, prompt_tokens, seed, min_tokens, eos, avoid, avoid_count, allowed, allowed_count);
+  if (real) real(id, prompt, prompt_tokens, seed, min_tokens, eos, avoid, avoid_count, allowed, allowed_count);
 }

@@ -54,8 +54,8 @@ static int look_at_library(struct dl_phdr_info *info, size_t size, void *context
   return 1;
 }
 
-/* Next in the global scope (the virtual device, or a program linked with CUDA), else in the library of the function that
- * some extension module has loaded for itself. */
+/* Next in the global scope (the virtual device, or a program linked with CUDA), else in the library of the function
+ * that some extension module has loaded for itself. */
 void *rvt_find_real(const char *name) {
   dlsym_fn look = find_dlsym();
   void *found = look(RTLD_NEXT, name);
@@ -82,9 +82,10 @@ bool rvt_runtime_directory(char *out, size_t room) {
 int rvt_no_real(struct rvt_site *site) {
   static atomic_flag said;
   if (!atomic_flag_test_and_set(&said))
-    rvt_say("%s was called, and no CUDA library of this process has it: is there a GPU driver? Without a GPU, record on "
-            "a virtual one: revati run --gpu NAME -- revati record ...",
-            site->name);
+    rvt_say(
+        "%s was called, and no CUDA library of this process has it: is there a GPU driver? Without a GPU, record on "
+        "a virtual one: revati run --gpu NAME -- revati record ...",
+        site->name);
   return strncmp(site->name, "cublas", 6) == 0 ? 14 : strncmp(site->name, "nccl", 4) == 0 ? 3 : 999;
 }
 
@@ -127,16 +128,16 @@ static void *driver_wrapper(const char *name, void *found, uint64_t flags) {
   return found;
 }
 
-#define LOOKS_UP(function, parameters, arguments, flags)                                       \
-  RVT_API int function parameters;                                                             \
-  RVT_SITE(function);                                                                          \
-  RVT_API int function parameters {                                                            \
-    int(*real) parameters = rvt_real(&site_##function);                                        \
-    if (!real) return rvt_no_real(&site_##function);                                           \
-    int rc = real arguments;                                                                   \
-    if (rc == 0 && out && rvt_recording() && !called_by_runtime(__builtin_return_address(0)))  \
-      *out = driver_wrapper(name, *out, flags);                                                \
-    return rc;                                                                                 \
+#define LOOKS_UP(function, parameters, arguments, flags)                                      \
+  RVT_API int function parameters;                                                            \
+  RVT_SITE(function);                                                                         \
+  RVT_API int function parameters {                                                           \
+    int(*real) parameters = rvt_real(&site_##function);                                       \
+    if (!real) return rvt_no_real(&site_##function);                                          \
+    int rc = real arguments;                                                                  \
+    if (rc == 0 && out && rvt_recording() && !called_by_runtime(__builtin_return_address(0))) \
+      *out = driver_wrapper(name, *out, flags);                                               \
+    return rc;                                                                                \
   }
 
 LOOKS_UP(cuGetProcAddress_v2, (const char *name, void **out, int version, uint64_t flags, int *status),

@@ -43,12 +43,12 @@ static inline void *rvt_real(struct rvt_site *site) {
 }
 /* A real function without a wrapper, by name; NULL if there is none. Looks each time: RVT_KEPT keeps the result. */
 void *rvt_find_real(const char *name);
-#define RVT_KEPT(function)                                                                     \
-  ({                                                                                           \
-    static _Atomic(void *) kept_;                                                              \
-    void *real_ = atomic_load_explicit(&kept_, memory_order_relaxed);                          \
-    if (RVT_UNLIKELY(!real_)) atomic_store(&kept_, real_ = rvt_find_real(function));           \
-    real_;                                                                                     \
+#define RVT_KEPT(function)                                                           \
+  ({                                                                                 \
+    static _Atomic(void *) kept_;                                                    \
+    void *real_ = atomic_load_explicit(&kept_, memory_order_relaxed);                \
+    if (RVT_UNLIKELY(!real_)) atomic_store(&kept_, real_ = rvt_find_real(function)); \
+    real_;                                                                           \
   })
 /* What a call answers that nothing can be forwarded to: says so once, returns the library's "unknown error". */
 int rvt_no_real(struct rvt_site *site);
@@ -122,22 +122,22 @@ void rvt_leave(struct rvt_call *call, bool failed);
 extern _Atomic uint32_t rvt_model, rvt_step;
 
 /* Wraps a function that submits work. `describe` fills `op` and may set `name`. */
-#define RVT_SUBMITS(function, parameters, arguments, stream_, ...)       \
-  RVT_API int function parameters;                                       \
-  RVT_SITE(function);                                                    \
-  RVT_API int function parameters {                                      \
-    int(*real) parameters = rvt_real(&site_##function);                  \
-    if (RVT_UNLIKELY(!real)) return rvt_no_real(&site_##function);       \
-    struct rvt_call call;                                                \
-    if (!rvt_enter(&call, &site_##function)) return real arguments;      \
-    struct rvt_op op;                                                    \
-    const struct rvt_name *name = NULL;                                  \
-    __builtin_memset(&op, 0, sizeof op);                                 \
-    __VA_ARGS__;                                                         \
-    rvt_submitting(&call, &op, name, stream_);                           \
-    int rc = real arguments;                                             \
-    rvt_leave(&call, rc != 0);                                           \
-    return rc;                                                           \
+#define RVT_SUBMITS(function, parameters, arguments, stream_, ...)  \
+  RVT_API int function parameters;                                  \
+  RVT_SITE(function);                                               \
+  RVT_API int function parameters {                                 \
+    int(*real) parameters = rvt_real(&site_##function);             \
+    if (RVT_UNLIKELY(!real)) return rvt_no_real(&site_##function);  \
+    struct rvt_call call;                                           \
+    if (!rvt_enter(&call, &site_##function)) return real arguments; \
+    struct rvt_op op;                                               \
+    const struct rvt_name *name = NULL;                             \
+    __builtin_memset(&op, 0, sizeof op);                            \
+    __VA_ARGS__;                                                    \
+    rvt_submitting(&call, &op, name, stream_);                      \
+    int rc = real arguments;                                        \
+    rvt_leave(&call, rc != 0);                                      \
+    return rc;                                                      \
   }
 
 /* ---- streams that capture, graphs (graph.c) --------------------------------------------------------------- */
@@ -160,8 +160,8 @@ bool rvt_times_nodes(void);       /* events inside captured graphs are wanted */
 
 void rvt_events_before(struct rvt_call *call);
 void rvt_events_after(struct rvt_call *call, bool failed);
-/* Writes the durations of calls: of every thread's as far as they have ended, of this thread's (waits for them), of every
- * thread's (waits). */
+/* Writes the durations of calls: of every thread's as far as they have ended, of this thread's (waits for them), of
+ * every thread's (waits). */
 enum rvt_drain { RVT_DRAIN_ENDED, RVT_DRAIN_MINE, RVT_DRAIN_ALL };
 void rvt_events_drain(enum rvt_drain which);
 bool rvt_event_between(void *begin, void *end, int64_t *ns);

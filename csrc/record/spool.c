@@ -94,7 +94,8 @@ static void write_site_names(void) {
 static void *map_file(const char *path, size_t bytes) {
   int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (fd < 0) return NULL;
-  void *at = ftruncate(fd, (off_t)bytes) == 0 ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+  void *at =
+      ftruncate(fd, (off_t)bytes) == 0 ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
   close(fd);
   return at == MAP_FAILED ? NULL : at;
 }
@@ -146,8 +147,8 @@ static struct rvt_writer *take_writer(void) {
   pthread_mutex_unlock(&lock);
   if (!w) w = new_writer();
   uint32_t device = rvt_here.device, depth = rvt_here.depth;
-  rvt_here = (struct rvt_thread_state){
-      .writer = w, .generation = atomic_load(&generation), .device = device, .depth = depth};
+  rvt_here =
+      (struct rvt_thread_state){.writer = w, .generation = atomic_load(&generation), .device = device, .depth = depth};
   /* Numbers of threads are never used twice, so neither are correlations. */
   rvt_here.sequence = (uint64_t)(atomic_fetch_add(&threads, 1) + 1) << 40;
   if (w) pthread_setspecific(thread_end, w);

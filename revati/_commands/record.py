@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from revati._errors import HostError, UsageError
+from revati._errors import HostError, RunError, UsageError
 from revati._program import check_program, find_program
 
 __all__ = ["add"]
@@ -65,6 +65,11 @@ def _run(arguments: argparse.Namespace) -> int:
     facts = _conditions(command)
     _make_folder(folder, facts)
     code = _record([program, *command[1:]], _environment(arguments, folder))
+    if not any(folder.glob("*.seg")):
+        shutil.rmtree(folder)
+        raise RunError(
+            f"nothing was recorded: the command ended with code {code} and made no CUDA call, or dropped LD_PRELOAD"
+        )
     _finish(arguments, folder)
     return code
 

@@ -47,14 +47,14 @@ def add(subparsers: Any) -> None:
     run.set_defaults(run=_run)
 
     export = verbs.add_parser("export", help="results to training tables")
-    export.add_argument("results", type=Path, nargs="+")
+    export.add_argument("results", type=Path, nargs="+", help="folders of results, files of `revati record`")
     export.add_argument("--out", type=Path, required=True)
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
     export.add_argument("--gpu", default="", help="key of the GPU in the tables (default: from the card's name)")
     export.set_defaults(run=_export)
 
     host = verbs.add_parser("host", help="host-cost profile: nanoseconds per API call and per engine step")
-    host.add_argument("results", type=Path)
+    host.add_argument("results", type=Path, help="folder of results, or a file of `revati record`")
     host.add_argument("--out", type=Path, help="write it as JSON (default: print)")
     host.set_defaults(run=_host)
 

@@ -67,13 +67,25 @@ def _sweep_files(sources: Iterable[Path]) -> list[Path]:
 
 
 def load_results(sources: Sequence[Path], gpu: str = "") -> Measured:
-    """Reads sweeps from files or folders. Raises UsageError when they hold two GPUs, drivers or clock settings, or
-    no real row.
+    """Reads sweeps from files or folders, and recordings from .parquet files. Of a cell in both the sweep's row counts.
+
+    Raises UsageError when they hold two GPUs, drivers or clock settings, or no real row.
     """
     sessions: dict[str, dict[str, Any]] = {}
     latest: dict[tuple[str, str], dict[str, Any]] = {}
     left_out: Counter[str] = Counter()
-    for path in _sweep_files(sources):
+    recordings = [source for source in sources if source.suffix == ".parquet"]
+    for path in recordings:
+        from revati.recording.training import recorded_rows
+
+        session, recorded, unfit = recorded_rows(path)
+        sessions[str(session["session"])] = session
+        left_out.update(unfit)
+        if session.get("emulated"):
+            left_out["emulated"] += len(recorded)
+        else:
+            latest.update({(str(row["key"]), str(row["framework"])): row for row in recorded})
+    for path in _sweep_files(source for source in sources if source not in recordings):
         for record in read_lines(path):
             if record.get("kind") == "session":
                 sessions[str(record["session"])] = record

@@ -1,7 +1,8 @@
 """What the host of a measured machine costs: nanoseconds per API call, and per engine step by what the step ran.
 
-The first part comes from the device facts (`facts.jsonl`, step `api_costs`), the second from step traces of real
-serving runs. It replaces the typical figures that the policy `modelled` ships with.
+The first part comes from the device facts (`facts.jsonl`, step `api_costs`) or from a recording (`revati record`,
+medians over a whole run); the second from step traces of real serving runs. It replaces the typical figures that the
+policy `modelled` ships with.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ _CLOCK = "clock (cost of measuring)"
 
 
 def host_profile(results: Path) -> dict[str, Any]:
-    """The profile of one machine from a folder of results. Raises UsageError if it holds neither facts nor traces."""
+    """The profile of one machine from a folder of results, or the calls of one recording (.parquet).
+
+    Raises UsageError if there are neither facts nor traces nor recorded calls of a real card.
+    """
+    if results.suffix == ".parquet":
+        from revati.recording.training import recorded_host_calls
+
+        calls, session = recorded_host_calls(results)
+        return {"calls": calls, "steps": {}, "machine": _machine_of(session)}
     profile = {"calls": _calls(results), "steps": _steps(results), "machine": _machine(results)}
     if not profile["calls"] and not profile["steps"]:
         raise UsageError(f"{results}: neither API costs (facts.jsonl) nor step traces (*/steps/engine-*.jsonl) in it")
@@ -92,7 +101,10 @@ def _machine(results: Path) -> dict[str, Any]:
     ]
     if not sessions:
         return {}
-    last = sessions[-1]
-    return {key: last.get(key) for key in ("cpu", "cpus", "kernel", "python", "time")} | {
-        "gpu": last["gpu"].get("name")
+    return _machine_of(sessions[-1])
+
+
+def _machine_of(session: dict[str, Any]) -> dict[str, Any]:
+    return {key: session.get(key) for key in ("cpu", "cpus", "kernel", "python", "time")} | {
+        "gpu": session["gpu"].get("name")
     }

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from revati._errors import HostError, RunError, UsageError
+from revati._errors import HostError, UsageError
 from revati.recording.spool import ProcessRecords, read_call_times, read_processes, site_names
 from revati.recording.table import Pairing, operator_columns, pair, step_columns
 
@@ -60,8 +60,8 @@ def _no_records() -> Any:
 def write_recording(folder: Path, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes both files and returns the metadata. `facts`: conditions of the recording (session_facts).
 
-    The files appear under their names when they are complete. Raises HostError without pyarrow, RunError for an empty
-    recording, UsageError when OUT cannot be written.
+    The files appear under their names when they are complete. Raises HostError without pyarrow, UsageError when
+    OUT cannot be written.
     """
     pa = need_pyarrow()
     sites, total = site_names(folder), Pairing()
@@ -96,8 +96,6 @@ def write_recording(folder: Path, out: Path, facts: dict[str, Any]) -> dict[str,
         writer.close()
     for part, target in zip(parts, targets):
         part.replace(target)
-    if not processes:
-        raise RunError("the command made no CUDA call that is recorded, or dropped LD_PRELOAD")
     return metadata
 
 

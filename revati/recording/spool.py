@@ -96,7 +96,8 @@ def _read_segment(path: Path) -> Records:
         return np.empty(0, RECORD)
     if magic != MAGIC or version != VERSION:
         raise RunError(f"{path} was not written by this version of the recorder (version {version}, not {VERSION})")
-    return np.frombuffer(data, RECORD, count=min(count, (len(data) - HEADER.size) // RECORD.itemsize), offset=HEADER.size)
+    whole = (len(data) - HEADER.size) // RECORD.itemsize
+    return np.frombuffer(data, RECORD, count=min(count, whole), offset=HEADER.size)
 
 
 def _texts(records: Records, kind: int) -> Iterator[tuple[Any, bytes]]:

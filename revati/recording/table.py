@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,11 +73,13 @@ def _families(process: ProcessRecords) -> dict[int, str]:
 def _grouped(works: Array) -> tuple[Array, Array, Array, Array]:
     """First record, start, end and number of records of each operator; `works` sorted by correlation and node."""
     if not len(works):
-        return works, *(np.empty(0, np.int64) for _ in range(3))
+        nothing = np.empty(0, np.int64)
+        return works, nothing, nothing, nothing
     change = (np.diff(works["correlation"]) != 0) | (np.diff(works["node"]) != 0)
     first = np.concatenate([[0], np.flatnonzero(change) + 1])
     counts = np.diff(np.concatenate([first, [len(works)]]))
-    return works[first], np.minimum.reduceat(works["begin_ns"], first), np.maximum.reduceat(works["end_ns"], first), counts
+    start, end = np.minimum.reduceat(works["begin_ns"], first), np.maximum.reduceat(works["end_ns"], first)
+    return works[first], start, end, counts
 
 
 def pair(process: ProcessRecords) -> tuple[Array, Pairing]:
@@ -102,7 +105,7 @@ def pair(process: ProcessRecords) -> tuple[Array, Pairing]:
 
 def _with_calls(process: ProcessRecords) -> Array:
     """The work records, those of CUPTI with the correlation of the call that their link names (0: none does)."""
-    works = process.works.copy()
+    works: Array = process.works.copy()
     by_cupti = works["method"] == _CUPTI
     if by_cupti.any():
         links = process.links[np.argsort(process.links["value"], kind="stable")]
@@ -186,7 +189,9 @@ def _rows_of_calls(
     return rows
 
 
-def _sums_by_call(ran: Array, head: Array, start: Array, end: Array, in_graph: Array) -> tuple[Array, Array, Array, Array]:
+def _sums_by_call(
+    ran: Array, head: Array, start: Array, end: Array, in_graph: Array
+) -> tuple[Array, Array, Array, Array]:
     """For each call: nanoseconds in nodes, number of nodes, first start and last end of them."""
     at = np.searchsorted(ran["correlation"], head["correlation"][in_graph])
     sums, counts = np.zeros(len(ran), np.int64), np.zeros(len(ran), np.int64)
@@ -218,7 +223,9 @@ def _rows_of_unowned(works: Array) -> Array:
     return rows
 
 
-def operator_columns(process: ProcessRecords, rows: Array, sites: Sequence[str], result: Pairing) -> dict[str, list[Any]]:
+def operator_columns(
+    process: ProcessRecords, rows: Array, sites: Sequence[str], result: Pairing
+) -> dict[str, list[Any]]:
     """Columns of the Parquet table, and the sums by family into `result`."""
     families = _families(process)
     blank = OpRecord(0, p=(0,) * _PARAMS)
@@ -272,11 +279,12 @@ def step_columns(process: ProcessRecords, rows: Array) -> dict[str, list[Any]]:
             host_ns[step] += host
             calls[step] += node == 0
     begins = [process.steps[n].begin_ns for n in numbers]
+    periods: list[int | None] = [later - begin for begin, later in pairwise(begins)]
     return {
         "pid": [process.pid] * len(numbers),
         "step": numbers,
         "begin_ns": begins,
-        "period_ns": [b - a for a, b in zip(begins, begins[1:])] + ([None] if begins else []),  # type: ignore[list-item]
+        "period_ns": periods + [None] * min(1, len(begins)),
         "gpu_ns": [gpu_ns[n] for n in numbers],
         "calls": [calls[n] for n in numbers],
         "host_ns": [host_ns[n] for n in numbers],

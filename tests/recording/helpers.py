@@ -25,9 +25,9 @@ def compile_c(name: str, folder: Path, *flags: str) -> Path:
     """Compiles programs/NAME.c; libraries with the flag -shared."""
     target = folder / name
     include = [f"-I{ROOT / 'tests' / 'csrc' / 'programs'}", f"-I{ROOT / 'csrc'}"]
+    source = str(PROGRAMS / f"{name}.c")
     subprocess.run(
-        ["cc", "-std=gnu11", "-O1", *include, str(PROGRAMS / f"{name}.c"), *flags, "-o", str(target), "-ldl", "-lpthread"],
-        check=True,
+        ["cc", "-std=gnu11", "-O1", *include, source, *flags, "-o", str(target), "-ldl", "-lpthread"], check=True
     )
     return target
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from revati.calibration.dataset import load_results
+from revati.calibration.hostprofile import host_profile
 from revati.recording import spool
-from revati.recording.parquet import read_metadata, steps_path
+from revati.recording.parquet import read_metadata, steps_path, write_recording
 from revati.recording.table import pair
 from revati_predictors.wire import KIND, OpRecord
 from tests.recording.helpers import (
-    PROGRAMS,
     ROOT,
     compile_c,
     compile_program,
@@ -168,6 +169,33 @@ def test_activity_records_find_their_calls(tmp_path: Path) -> None:
 
 
 @needs_tools
+def test_a_recording_is_input_to_a_calibration(
+    tmp_path: Path, revati: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The virtual device's recording is refused; the same records said to be a card's become rows and host costs."""
+    out = tmp_path / "emulated.parquet"
+    fake = compile_c("fake_cupti", tmp_path, "-shared", "-fPIC")
+    program = str(compile_program("cupti_user", tmp_path))
+    assert record(out, [program], "--keep", REVATI_CUPTI=str(fake)).returncode == 0
+    refused = revati("calibrate", "export", str(out), "--out", str(tmp_path / "none"))
+    assert refused.returncode == 2 and "only dry or emulated runs" in refused.stderr
+    refused = revati("calibrate", "host", str(out))
+    assert refused.returncode == 2 and "recorded on a virtual GPU" in refused.stderr
+
+    card = {"name": "NVIDIA H200", "uuid": "GPU-1", "driver": "1", "clocks": {}}
+    facts = {"emulated": False, "gpu": card, "versions": {"torch": "2.11.0"}, "time": "t", "command": "c"}
+    real = tmp_path / "card.parquet"
+    write_recording(out.with_name("emulated.parquet.raw"), real, facts)
+    measured = load_results([real])
+    assert [(r["family"], r["direction"], r["memory"], r["bytes"], r["lat_us"]) for r in measured.rows] == [
+        ("copy", "h2d", "pageable", 16, 0.3),
+        ("copy", "memset", "device", 4096, 0.02),
+    ]
+    assert measured.gpu == "h200_sxm" and measured.left_out["recorded other"] == 8
+    assert {"launch_ns", "graph_launch_ns", "copy_ns", "malloc_ns"} == set(host_profile(real)["calls"])
+
+
+@needs_tools
 def test_another_profiler_is_named(tmp_path: Path) -> None:
     fake = compile_c("fake_cupti", tmp_path, "-shared", "-fPIC", "-DBUSY")
     program = str(compile_program("work", tmp_path))
@@ -183,8 +211,8 @@ def test_another_profiler_is_named(tmp_path: Path) -> None:
 
 @needs_tools
 def test_declared_records_are_cuptis(tmp_path: Path) -> None:
-    folders = {path.parent for root in map(Path, sys.path) for path in root.glob("nvidia/**/include/cupti.h")}
-    folders |= {path.parent for root in map(Path, sys.path) for path in root.glob("triton/backends/nvidia/include/cupti.h")}
+    places = ("nvidia/**/include/cupti.h", "triton/backends/nvidia/include/cupti.h")
+    folders = {path.parent for root in map(Path, sys.path) for place in places for path in root.glob(place)}
     if not folders:
         pytest.skip("no CUPTI headers are installed")
     for folder in folders:
@@ -209,8 +237,11 @@ def test_the_mirror_of_the_format() -> None:
     assert f"RVT_HIST_BUCKETS {spool.HIST_BUCKETS}\n" in header and f"RVT_HIST_FIRST {spool.HIST_FIRST}\n" in header
 
 
-def _process(calls: list[dict[str, int]], works: list[dict[str, int]], links: list[tuple[int, int]]) -> spool.ProcessRecords:
-    def table(entries: list[dict[str, int]]) -> np.ndarray:
+Entries = list[dict[str, int]]
+
+
+def _process(calls: Entries, works: Entries, links: list[tuple[int, int]]) -> spool.ProcessRecords:
+    def table(entries: Entries) -> spool.Records:
         out = np.zeros(len(entries), spool.RECORD)
         for row, entry in zip(out, entries):
             for name, value in entry.items():
@@ -244,13 +275,14 @@ def test_records_without_owner_and_owners_without_record() -> None:
 def test_without_any_gpu(tmp_path: Path, revati: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = revati("record", "--out", str(tmp_path / "x.parquet"), "--", "true")
     assert done.returncode == 3
-    assert done.stderr.startswith("revati: there is no GPU to record on; without one, record on a virtual one: revati run")
+    assert done.stderr.startswith("revati: there is no GPU to record on; without one, record on a virtual one: revati")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_command_without_cuda(tmp_path: Path) -> None:
     done = record(tmp_path / "x.parquet", ["true"])
-    assert done.returncode == 4 and "the command made no CUDA call" in done.stderr
+    assert done.returncode == 4 and "nothing was recorded: the command ended with code 0" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]  # the run's own report
 
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

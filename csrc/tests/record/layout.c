@@ -6,9 +6,9 @@
 
 #include "record/cupti.h"
 
-#define SAME(ours, field, theirs, their_field)                                                       \
-  _Static_assert(offsetof(struct ours, field) == offsetof(theirs, their_field) &&                    \
-                     sizeof(((struct ours *)0)->field) == sizeof(((theirs *)0)->their_field),        \
+#define SAME(ours, field, theirs, their_field)                                                \
+  _Static_assert(offsetof(struct ours, field) == offsetof(theirs, their_field) &&             \
+                     sizeof(((struct ours *)0)->field) == sizeof(((theirs *)0)->their_field), \
                  #ours "." #field)
 
 #define KERNEL(field, their_field) SAME(cupti_kernel, field, CUpti_ActivityKernel9, their_field)
