@@ -32,8 +32,13 @@ def _option(arguments: Sequence[str], *names: str) -> str | None:
 
 
 def serving_command(argv: Sequence[str]) -> Serving | None:
-    """What `vllm serve`, `sglang serve` and their `python -m` forms will do; None for anything else."""
+    """What `vllm serve`, `sglang serve` and their `python -m` forms will do; None for anything else.
+
+    Also behind `revati record ... --`.
+    """
     words = list(argv)
+    if os.path.basename(words[0]) == "revati" and words[1:2] == ["record"] and "--" in words[:-1]:
+        words = words[words.index("--") + 1 :]
     framework = os.path.basename(words[0])
     rest = words[1:]
     if framework.startswith("python") and rest[:1] == ["-m"] and len(rest) > 1:

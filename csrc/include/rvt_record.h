@@ -16,17 +16,19 @@
 
 enum rvt_record_type {
   RVT_REC_CALL = 1,  /* a call that submitted work; begin, end: host time of the call */
-  RVT_REC_WORK = 2,  /* GPU work; begin, end: on the GPU; op: of a graph's node, else 0. By events: correlation. By
-                        CUPTI:  value: CUPTI's id of the call; step: number of the operator that CUPTI describes */
+  RVT_REC_WORK = 2,  /* GPU work, times on the GPU; op: of a graph's node, else 0; see below */
   RVT_REC_OP = 3,    /* text: struct rvt_op, then its name */
   RVT_REC_STEP = 4,  /* a batch begins at `begin`; value: padded tokens; text: struct rvt_seq each */
   RVT_REC_MODEL = 5, /* text: facts of the model as JSON; op: its number */
   RVT_REC_GRAPH = 6, /* an executable graph; graph: its number; text: u32 operator of each node */
-  RVT_REC_START = 7, /* first record of a process; flags: method; value: 1 with node events; text: device, and why */
+  RVT_REC_START = 7, /* a process begins; method; value: 1 with node events; text: why this method */
   RVT_REC_LINK = 8,  /* correlation is the call that CUPTI gave the id `value` */
   RVT_REC_TEXT = 15,
 };
 
+/* WORK by events carries the correlation of its call. By CUPTI it carries CUPTI's own number of the call in `value`, which
+ * a LINK explains, and in `step` the number of the operator as CUPTI describes it.
+ */
 enum rvt_method { RVT_METHOD_NONE = 0, RVT_METHOD_EVENT = 1, RVT_METHOD_CUPTI = 2 };
 
 enum rvt_record_flags {

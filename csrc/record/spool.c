@@ -146,9 +146,9 @@ static struct rvt_writer *take_writer(void) {
   if (w) free_writers = w->next_free;
   pthread_mutex_unlock(&lock);
   if (!w) w = new_writer();
-  uint32_t device = rvt_here.device, depth = rvt_here.depth;
-  rvt_here =
-      (struct rvt_thread_state){.writer = w, .generation = atomic_load(&generation), .device = device, .depth = depth};
+  rvt_here.writer = w;
+  if (rvt_here.generation) rvt_here.events = NULL; /* a forked child: the events are the parent's */
+  rvt_here.generation = atomic_load(&generation);
   /* Numbers of threads are never used twice, so neither are correlations. */
   rvt_here.sequence = (uint64_t)(atomic_fetch_add(&threads, 1) + 1) << 40;
   if (w) pthread_setspecific(thread_end, w);

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from revati._hostcheck import recorder_library
+from revati._serving import serving_command
 from revati.calibration.dataset import load_results
 from revati.calibration.hostprofile import host_profile
 from revati.recording import spool
@@ -222,6 +224,50 @@ def test_declared_records_are_cuptis(tmp_path: Path) -> None:
         )
 
 
+# --- a card's libraries, made up ----------------------------------------------------------------------------------
+
+
+@needs_tools
+def test_libraries_that_only_extension_modules_load(tmp_path: Path) -> None:
+    """Without the virtual device: the real functions are found in libraries outside the global scope."""
+    for name, flags in (
+        ("libcuda.so.1", ["-DDRIVER", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]),
+        ("libcudart.so.13", ["-DRUNTIME", "-shared", "-fPIC", "-Wl,-soname,libcudart.so.13"]),
+        ("libextension.so", ["-DEXTENSION", "-shared", "-fPIC", str(tmp_path / "libcudart.so.13")]),
+        ("program", []),
+    ):
+        compile_c("card", tmp_path, *flags).rename(tmp_path / name)
+    raw, out = tmp_path / "raw", tmp_path / "card.parquet"
+    raw.mkdir()
+    variables = {
+        "LD_PRELOAD": str(recorder_library()),
+        "LD_LIBRARY_PATH": str(tmp_path),
+        "REVATI_RECORD": str(raw),
+        "REVATI_RECORD_METHOD": "event",
+    }
+    done = subprocess.run([str(tmp_path / "program")], env=variables, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "passed\n", "")
+    write_recording(raw, out, {})
+    assert [(r["call"], r["name"], r["p"][0], r["duration_ns"]) for r in rows_of(out)] == [
+        *3 * [("cudaLaunchKernel", "runtime_kernel", 2, 7000)],
+        ("cuLaunchKernel", "driver_kernel", 4, 7000),
+        ("cuLaunchKernel", "driver_kernel", 5, 7000),
+    ]
+
+
+@needs_tools
+def test_calls_without_any_library(tmp_path: Path) -> None:
+    """The recorder alone, no driver: one sentence, and an error code that the program can act on."""
+    source = tmp_path / "alone.c"
+    source.write_text("int cudaMalloc(void **, long); int main(void) { void *p; return cudaMalloc(&p, 8) != 999; }")
+    program = tmp_path / "alone"
+    subprocess.run(["cc", str(source), "-o", str(program), str(recorder_library())], check=True)
+    variables = {"REVATI_RECORD": str(tmp_path), "LD_LIBRARY_PATH": str(recorder_library().parent)}
+    done = subprocess.run([str(program)], env=variables, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0
+    assert done.stderr.startswith("revati record: cudaMalloc was called, and no CUDA library of this process has it")
+
+
 # --- parts --------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +313,13 @@ def test_records_without_owner_and_owners_without_record() -> None:
     rows, pairing = pair(process)
     assert (pairing.operators, pairing.timed, pairing.untimed, pairing.unowned) == (2, 1, 1, 1)
     assert sorted(rows["duration_ns"].tolist()) == [-1, 7, 30]
+
+
+def test_a_recorded_server_is_a_server() -> None:
+    command = ["/x/bin/revati", "record", "--out", "f.parquet", "--", "vllm", "serve", "m", "--port", "81"]
+    serving = serving_command(command)
+    assert serving is not None and (serving.model, serving.port) == ("m", 81)
+    assert serving_command(["/x/bin/revati", "record", "--finish", "--out", "f.parquet"]) is None
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
