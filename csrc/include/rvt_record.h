@@ -26,8 +26,8 @@ enum rvt_record_type {
   RVT_REC_TEXT = 15,
 };
 
-/* WORK by events carries the correlation of its call. By CUPTI it carries CUPTI's own number of the call in `value`, which
- * a LINK explains, and in `step` the number of the operator as CUPTI describes it.
+/* WORK by events carries the correlation of its call. By CUPTI it carries CUPTI's own number of the call in `value`,
+ * which a LINK explains, and in `step` the number of the operator as CUPTI describes it.
  */
 enum rvt_method { RVT_METHOD_NONE = 0, RVT_METHOD_EVENT = 1, RVT_METHOD_CUPTI = 2 };
 
