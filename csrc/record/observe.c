@@ -41,3 +41,11 @@ RVT_API void revati_observe_request(const char *id, const int32_t *prompt, uint3
   __typeof__(&revati_observe_request) real = rvt_real(&site_revati_observe_request);
   if (real) real(id, prompt, prompt_tokens, seed, min_tokens, eos, avoid, avoid_count, allowed, allowed_count);
 }
+
+/* What the framework did on the host: only a virtual clock charges for it, a recorded host takes its own time. */
+RVT_API void revati_observe_host(uint32_t kind, uint64_t times);
+RVT_SITE(revati_observe_host);
+RVT_API void revati_observe_host(uint32_t kind, uint64_t times) {
+  void (*real)(uint32_t, uint64_t) = rvt_real(&site_revati_observe_host);
+  if (real) real(kind, times);
+}

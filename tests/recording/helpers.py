@@ -44,11 +44,24 @@ def record(
     timeout: float = 120,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """`revati run -- revati record -- command`; the run's own report goes beside OUT."""
+    """`revati run -- revati record -- command`; the run's own report goes beside OUT.
+
+    Policy free: under the others host time passes between an event and the launch, as it does on a card.
+    """
     revati = [sys.executable, "-m", "revati"]
     return subprocess.run(
         [
-            *(*revati, "run", "--predictor", predictor, "--report", str(out.with_suffix(".json")), "--"),
+            *(
+                *revati,
+                "run",
+                "--policy",
+                "free",
+                "--predictor",
+                predictor,
+                "--report",
+                str(out.with_suffix(".json")),
+                "--",
+            ),
             *(*revati, "record", "--out", str(out), *options, "--", *command),
         ],
         capture_output=True,
