@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from revati._hostcheck import recorder_library
+from revati._hostcheck import preload_library, recorder_library
 from revati._serving import serving_command
 from revati.calibration.dataset import load_results
 from revati.calibration.hostprofile import host_profile
@@ -266,6 +267,16 @@ def test_calls_without_any_library(tmp_path: Path) -> None:
     done = subprocess.run([str(program)], env=variables, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0
     assert done.stderr.startswith("revati record: cudaMalloc was called, and no CUDA library of this process has it")
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm (binutils)")
+def test_observers_find_their_functions_without_a_virtual_device() -> None:
+    def functions(library: Path) -> set[str]:
+        listed = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True)
+        names = (line.split()[-1] for line in listed.stdout.splitlines())
+        return {name for name in names if name.startswith("revati_observe")}
+
+    assert functions(recorder_library()) == functions(preload_library())
 
 
 # --- parts --------------------------------------------------------------------------------------------------------
