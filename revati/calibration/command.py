@@ -55,7 +55,10 @@ def add(subparsers: Any) -> None:
 
     host = verbs.add_parser("host", help="host-cost profile: nanoseconds per API call and per engine step")
     host.add_argument("results", type=Path, help="folder of results, or a file of `revati record`")
-    host.add_argument("--out", type=Path, help="write it as JSON (default: print)")
+    host.add_argument(
+        "--base", metavar="NAME|FILE", help="write a host profile for `--host-profile`: this one with the measured CUDA calls"
+    )
+    host.add_argument("--out", type=Path, help="the file: JSON, with --base YAML (default: print)")
     host.set_defaults(run=_host)
 
     train = verbs.add_parser("train", help="training tables to a pack")
@@ -129,9 +132,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _host(arguments: argparse.Namespace) -> int:
-    from revati.calibration.hostprofile import host_profile
+    from revati._hostprofile import load_host_profile
+    from revati.calibration.hostprofile import host_profile, usable_profile
 
-    text = json.dumps(host_profile(arguments.results), indent=1) + "\n"
+    measured = host_profile(arguments.results)
+    text = json.dumps(measured, indent=1) + "\n"
+    if arguments.base is not None:
+        text = usable_profile(measured, load_host_profile(arguments.base))
     if arguments.out:
         arguments.out.write_text(text)
     else:

@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from revati._errors import UsageError
+from revati._hostprofile import HostProfile
 from revati.calibration.compare import bucket
 from revati.calibration.rows import read_lines
 
-__all__ = ["host_profile"]
+__all__ = ["host_profile", "usable_profile"]
 
 # Cost name -> (measured call, share of it): two calls timed together count half each.
 _CALLS = {
@@ -47,6 +50,30 @@ def host_profile(results: Path) -> dict[str, Any]:
     if not profile["calls"] and not profile["steps"]:
         raise UsageError(f"{results}: neither API costs (facts.jsonl) nor step traces (*/steps/engine-*.jsonl) in it")
     return profile
+
+
+def usable_profile(measured: dict[str, Any], base: HostProfile) -> str:
+    """`base` with the measured costs of CUDA calls, as the YAML of a host profile.
+
+    The framework's own work (steps, requests, dispatch of a launch) stays that of `base`: `scripts/host-profile` takes it
+    on the same machine, under the virtual device. A launch there is dispatch alone, so the call is added. Raises
+    UsageError if no call was measured.
+    """
+    calls = measured["calls"]
+    if not calls:
+        raise UsageError("no CUDA call was measured: facts.jsonl holds them (scripts/gpu/facts)")
+    costs = dict(base.costs_ns)
+    costs["launch"] += calls.get("launch_ns", 0)
+    for kind in ("graph_launch", "copy", "event", "malloc"):
+        costs[kind] = calls.get(f"{kind}_ns", costs[kind])
+    machine = measured["machine"]
+    profile = {
+        "name": f"{base.name}+calls",
+        "taken_on": f"{machine.get('cpu') or '?'}, {machine.get('gpu') or '?'}; framework: {base.taken_on}",
+        "how": f"revati calibrate host; framework: {base.how}",
+        "costs_ns": costs,
+    }
+    return yaml.safe_dump(profile, sort_keys=False, width=118)
 
 
 def _calls(results: Path) -> dict[str, int]:

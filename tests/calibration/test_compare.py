@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from revati._errors import UsageError
+from revati._hostprofile import load_host_profile, parse_host_profile
 from revati.calibration.accuracy import page, summarise
 from revati.calibration.compare import (
     compare_folders,
@@ -19,7 +20,7 @@ from revati.calibration.compare import (
     percentile,
     short_kernel,
 )
-from revati.calibration.hostprofile import host_profile
+from revati.calibration.hostprofile import host_profile, usable_profile
 from tests.calibration.helpers import bench_result, write_lines
 
 
@@ -170,6 +171,10 @@ def test_a_host_profile_takes_the_clock_out_and_medians_by_kind_of_step(tmp_path
     assert profile["calls"] == {"launch_ns": 2100, "malloc_ns": 50000}
     assert profile["steps"] == {"decode of 2": {"execute_ns": 7, "sample_ns": 9, "schedule_ns": 101, "update_ns": 401}}
     assert profile["machine"]["cpu"] == "X"
+    base = load_host_profile("default")
+    usable = parse_host_profile(usable_profile(profile, base), "here")
+    assert usable.costs_ns["launch"] == base.costs_ns["launch"] + 2100 and usable.costs_ns["malloc"] == 50000
+    assert usable.costs_ns["step"] == base.costs_ns["step"] and usable.taken_on.startswith("X, NVIDIA H200")
     with pytest.raises(UsageError, match="neither"):
         host_profile(tmp_path / "nothing")
 
