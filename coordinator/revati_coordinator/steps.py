@@ -30,7 +30,7 @@ class StreamWork:
 
 @dataclass(frozen=True)
 class Step:
-    """One engine step. `observed_ns` is the virtual time at which its batch was announced; `family_ns` leaves out zeros.
+    """One engine step. `observed_ns` is the virtual time of its batch's announcement; `family_ns` leaves out zeros.
 
     `streams` are in order of first use: as a rule the first one carries the model.
     """
@@ -73,7 +73,5 @@ def _step(raw: Any) -> Step:
         padded=raw.padded,
         launches=raw.launches,
         family_ns={name: int(ns) for name, ns in zip(FAMILIES, raw.family_ns) if ns},
-        streams=tuple(
-            StreamWork(s.id - 1, s.first_ns, s.last_ns, s.busy_ns, s.launches) for s in raw.stream if s.id
-        ),
+        streams=tuple(StreamWork(s.id - 1, s.first_ns, s.last_ns, s.busy_ns, s.launches) for s in raw.stream if s.id),
     )

@@ -1,5 +1,5 @@
-/* Host time of the target machine, policy `modelled`: every kind of work has a price in the shared page (a host profile,
- * written by the coordinator), charged to the thread that does it.
+/* Host time of the target machine, policy `modelled`: every kind of work has a price in the shared page (a host
+ * profile, written by the coordinator), charged to the thread that does it.
  *
  * With REVATI_HOST_MARKS=FILE the same counts make a profile of this host instead: each engine step and each intake of
  * outputs writes the CPU time that its thread spent since the one before, and what it did meanwhile.

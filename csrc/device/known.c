@@ -83,10 +83,10 @@ static bool no_bits(const uint64_t *map, uint32_t from, uint32_t n) {
 }
 
 /* Calls body for each page piece of [addr, addr + n): `at` offset in the page, `take` bytes. */
-#define FOR_PAGES(addr, n, done, at, take)                                                          \
-  for (uint64_t done = 0, at, take;                                                                 \
-       done < (n) && (at = ((addr) + done) % RVT_PAGE_BYTES,                                        \
-                     take = RVT_PAGE_BYTES - at < (n)-done ? RVT_PAGE_BYTES - at : (n)-done, true); \
+#define FOR_PAGES(addr, n, done, at, take)                                                              \
+  for (uint64_t done = 0, at, take;                                                                     \
+       done < (n) && (at = ((addr) + done) % RVT_PAGE_BYTES,                                            \
+                     take = RVT_PAGE_BYTES - at < (n) - done ? RVT_PAGE_BYTES - at : (n) - done, true); \
        done += take)
 
 static inline bool may_know(const struct rvt_known_page *p) { return p && __atomic_load_n(&p->any, __ATOMIC_ACQUIRE); }

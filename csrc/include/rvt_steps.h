@@ -12,8 +12,8 @@
 #define RVT_STEP_STREAMS 4
 
 struct rvt_step_stream {
-  uint64_t id;                /* 1 + the stream's id; 0 = unused */
-  int64_t first_ns, last_ns;  /* start of its first and end of its last piece of work */
+  uint64_t id;               /* 1 + the stream's id; 0 = unused */
+  int64_t first_ns, last_ns; /* start of its first and end of its last piece of work */
   int64_t busy_ns;
   uint64_t launches;
 };

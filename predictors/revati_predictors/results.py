@@ -45,9 +45,7 @@ def family_shares(time_ns: Sequence[Sequence[int]]) -> dict[str, float]:
     return {name: t / whole for name, t in zip(_FAMILY_NAMES, totals) if whole and t}
 
 
-def time_factors(
-    time_ns: Sequence[Sequence[int]], widths: Mapping[str, tuple[float, float]]
-) -> tuple[float, float]:
+def time_factors(time_ns: Sequence[Sequence[int]], widths: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
     """(low, high) factors of the whole GPU time for an 80 % interval.
 
     widths: for each family, (low, high) of its predictions relative to the median, e.g. (0.96, 1.05), as the service's

@@ -141,7 +141,9 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         use, status, asked = run.use(), run.coordinator.status(), run.predictor_statistics()
     error = end_error(end)
     if arguments.report is not None:
-        write_report(arguments.report, options, run.host_profile and run.host_profile.identity, end, use, status, asked)
+        write_report(
+            arguments.report, options, run.host_profile.identity if run.host_profile else None, end, use, status, asked
+        )
     if not arguments.quiet:
         sys.stderr.write("\n".join(summary_lines(end, use, status)) + "\n")
     if interrupts.received:

@@ -56,7 +56,9 @@ def add(subparsers: Any) -> None:
     host = verbs.add_parser("host", help="host-cost profile: nanoseconds per API call and per engine step")
     host.add_argument("results", type=Path, help="folder of results, or a file of `revati record`")
     host.add_argument(
-        "--base", metavar="NAME|FILE", help="write a host profile for `--host-profile`: this one with the measured CUDA calls"
+        "--base",
+        metavar="NAME|FILE",
+        help="write a host profile for `--host-profile`: this one with the measured CUDA calls",
     )
     host.add_argument("--out", type=Path, help="the file: JSON, with --base YAML (default: print)")
     host.set_defaults(run=_host)

@@ -55,8 +55,8 @@ def host_profile(results: Path) -> dict[str, Any]:
 def usable_profile(measured: dict[str, Any], base: HostProfile) -> str:
     """`base` with the measured costs of CUDA calls, as the YAML of a host profile.
 
-    The framework's own work (steps, requests, dispatch of a launch) stays that of `base`: `scripts/host-profile` takes it
-    on the same machine, under the virtual device. A launch there is dispatch alone, so the call is added. Raises
+    The framework's own work (steps, requests, dispatch of a launch) stays that of `base`: `scripts/host-profile` takes
+    it on the same machine, under the virtual device. A launch there is dispatch alone, so the call is added. Raises
     UsageError if no call was measured.
     """
     calls = measured["calls"]

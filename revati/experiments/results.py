@@ -36,7 +36,10 @@ RESULT_SCHEMA: dict[str, Any] = {
         "intervals": {"type": "object", "description": "metric: [low, high] from the predictor's own uncertainty"},
         "statistics": {"type": "object", "description": "GPU time by operator family, coverage, clock"},
         "samples": {"type": "array", "description": "looks at the server's metrics in virtual time"},
-        "steps": {"type": "array", "description": "one row an engine step (revati.experiments.steps), the first 20,000"},
+        "steps": {
+            "type": "array",
+            "description": "one row an engine step (revati.experiments.steps), the first 20,000",
+        },
         "requests": {"type": "array", "description": "one record a request, by id"},
         "requests_file": {"type": ["string", "null"]},
         "driver_report": {"type": "object", "description": "what an external benchmark client reported itself"},

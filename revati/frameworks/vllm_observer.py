@@ -111,7 +111,12 @@ def register() -> None:
         _device = _Device()
     except (AttributeError, OSError):
         return
-    hooks = {_RUNNER_V2: _hook_v2, _RUNNER_V1: _hook_v1, _OUTPUTS: _hook_outputs, _INPUTS: _hook_inputs}
+    hooks: dict[str, Callable[[ModuleType], None]] = {
+        _RUNNER_V2: _hook_v2,
+        _RUNNER_V1: _hook_v1,
+        _OUTPUTS: _hook_outputs,
+        _INPUTS: _hook_inputs,
+    }
     for name in [name for name in hooks if name in sys.modules]:
         _guarded(hooks.pop(name))(sys.modules[name])
     sys.meta_path.insert(0, _AfterImport(hooks))

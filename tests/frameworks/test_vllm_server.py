@@ -36,7 +36,9 @@ def test_server(tmp_path: Path) -> None:
     # The server takes the time after its own share of HTTP; without host time in the clock that is nothing.
     assert reported == pytest.approx(seen, abs=1e-3)
     assert got["left_after"] == 5
-    assert got["running_after_leaving"] == 0 and got["kv_after_leaving"] == 0, "the request of the client that left ended"
+    assert got["running_after_leaving"] == 0 and got["kv_after_leaving"] == 0, (
+        "the request of the client that left ended"
+    )
     assert 0.45 < got["used_share"] < 0.55
     assert got["server_code"] == 0
 

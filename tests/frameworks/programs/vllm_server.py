@@ -16,8 +16,8 @@ import pynvml
 MODEL, PORT = sys.argv[1], sys.argv[2]
 URL = f"http://127.0.0.1:{PORT}"
 COMMAND = [
-    str(Path(sys.executable).parent / "vllm"), "serve", MODEL, "--load-format", "dummy", "--enforce-eager", "--port", PORT,
-    "--host", "127.0.0.1", "--max-model-len", "2048", "--served-model-name", "m", "--gpu-memory-utilization", "0.5",
+    str(Path(sys.executable).parent / "vllm"), "serve", MODEL, "--load-format", "dummy", "--enforce-eager",
+    "--port", PORT, "--host", "127.0.0.1", "--max-model-len", "2048", "--served-model-name", "m", "--gpu-memory-utilization", "0.5",
 ]  # fmt: skip
 PROMPT = [1000 + i * 31 for i in range(100)]
 result: dict[str, Any] = {}
@@ -60,8 +60,8 @@ async def requests() -> None:
         result["plain"] = [plain["usage"]["completion_tokens"], plain["choices"][0]["finish_reason"]]
         several = await completion(http, n=3, temperature=0.9, seed=5)
         result["several"] = [choice["text"] for choice in several["choices"]]
-        penalties = await completion(http, presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.1, min_p=0.1,
-                                     top_k=20, top_p=0.9, temperature=0.7, min_tokens=4)  # fmt: skip
+        penalties = await completion(http, presence_penalty=0.5, frequency_penalty=0.2, repetition_penalty=1.1,
+                                     min_p=0.1, top_k=20, top_p=0.9, temperature=0.7, min_tokens=4)  # fmt: skip
         result["penalties"] = penalties["usage"]["completion_tokens"]
         logprobs = await completion(http, logprobs=3, max_tokens=4)
         result["logprobs"] = [len(top) for top in logprobs["choices"][0]["logprobs"]["top_logprobs"]]
