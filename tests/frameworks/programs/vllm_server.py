@@ -17,7 +17,8 @@ MODEL, PORT = sys.argv[1], sys.argv[2]
 URL = f"http://127.0.0.1:{PORT}"
 COMMAND = [
     str(Path(sys.executable).parent / "vllm"), "serve", MODEL, "--load-format", "dummy", "--enforce-eager",
-    "--port", PORT, "--host", "127.0.0.1", "--max-model-len", "2048", "--served-model-name", "m", "--gpu-memory-utilization", "0.5",
+    "--port", PORT, "--host", "127.0.0.1", "--max-model-len", "2048", "--served-model-name", "m",
+    "--gpu-memory-utilization", "0.5",
 ]  # fmt: skip
 PROMPT = [1000 + i * 31 for i in range(100)]
 result: dict[str, Any] = {}
