@@ -39,7 +39,7 @@ def build(name: str, folder: Path) -> Path:
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-@pytest.mark.parametrize("name", ["memory", "timeline", "graph", "interface"])
+@pytest.mark.parametrize("name", ["memory", "timeline", "graph", "interface", "layouts"])
 def test_program(name: str, revati: Call, tmp_path: Path) -> None:
     program = build(name, tmp_path)
     done = revati(
