@@ -1,0 +1,71 @@
+"""Pieces of training: intervals that hold on rows to come, a prior that never saw its row, rows of one node."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lightgbm")
+
+from revati_predictors import find_gpu
+from revati_predictors.families import VARIANTS
+from revati_predictors.fitting import stretch_of
+from revati_predictors.grid import Grid
+from revati_predictors.holes import Holes, Prior, known_rows
+
+
+@pytest.mark.parametrize("tail", ["normal", "heavy"])
+def test_stretched_intervals_hold_on_other_rows(tail: str) -> None:
+    random = np.random.default_rng(1)
+    error = random.standard_normal(6000) if tail == "normal" else random.standard_t(2, 6000)
+    error = 0.03 * error
+    for width in (0.004, 0.2):  # much too narrow, much too wide
+        low = high = np.full(3000, width)
+        factor, extra = stretch_of(error[:3000], low, high)
+        inside = np.abs(error[3000:]) <= width * factor + extra
+        assert 0.78 < inside.mean() < 0.85
+
+
+def test_few_rows_get_a_wide_interval() -> None:
+    assert stretch_of(np.zeros(5), np.ones(5), np.ones(5)) == (1.5, 0.01)
+
+
+def test_rows_of_one_node_count_as_their_mean() -> None:
+    grid = Grid.from_rows([("a",), ("a",), ("a",)], [np.array([1.0, 1.0, 2.0])], np.array([0.1, 0.3, 0.5]))
+    assert grid.y.tolist() == [pytest.approx([0.2, 0.5])]
+
+
+def _table() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Products whose ratio to the roofline steps with m and drifts with n: (columns, log ratio)."""
+    nodes = np.array(
+        [(m, n, k) for m in (1, 8, 64, 65, 128, 129, 256) for n in 2 ** np.arange(6, 15) for k in (64, 512, 4096)]
+    )
+    columns = {c: nodes[:, i].astype(float) for i, c in enumerate("mnk")}
+    columns["dtype"] = np.full(len(nodes), "bfloat16", dtype=object)
+    return columns, 0.3 * np.ceil(columns["m"] / 64) + 0.05 * np.log2(columns["n"])
+
+
+def test_a_prior_did_not_see_its_own_products() -> None:
+    columns, y = _table()
+    gpu, family = find_gpu("h100-sxm"), VARIANTS["gemm"]
+    many = {name: np.concatenate([values] * 3) for name, values in columns.items()}
+    before = Prior(family, gpu, many, np.concatenate([y] * 3), 1, 30)
+    assert before
+    own = (columns["n"] == 1024) & (columns["k"] == 512)
+    wrong = y + np.where(own, 5.0, 0.0)  # all rows of one (n, k) off by 5
+    after = Prior(family, gpu, many, np.concatenate([wrong] * 3), 1, 30)
+    assert after.of(columns)[own] == pytest.approx(before.of(columns)[own])
+    assert np.abs(after.of(columns) - before.of(columns)).max() > 0.01
+
+
+def test_holes_are_told_from_neighbours() -> None:
+    columns, y = _table()
+    gpu, family = find_gpu("h100-sxm"), VARIANTS["gemm"]
+    hidden = np.random.default_rng(2).random(len(y)) < 0.15
+    seen = {name: values[~hidden] for name, values in columns.items()}
+    holes = Holes(family, gpu, seen, y[~hidden], 1, None).fit(60, False)
+    rows = known_rows(holes, columns, np.flatnonzero(hidden))
+    assert len(rows) > 10
+    median, low, high = holes.predict({name: values[rows] for name, values in columns.items()}, False)
+    assert np.median(np.abs(median - y[rows])) < 0.05
+    assert (low > 0).all() and (high > 0).all()
