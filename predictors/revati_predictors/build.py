@@ -97,7 +97,7 @@ def _shapes(columns: dict[str, Any]) -> list[list[int]]:
 
 
 def _run(job: Job, tables: Path, out: Path, seed: int, trees: int) -> dict[str, Any]:
-    start = time.monotonic()
+    start, cpu_start = time.monotonic(), time.process_time()
     table = read_table(job.path)
     variant = VARIANTS[job.variant]
     columns = typed_columns(table, choose_variant(table, job.path.parent.name), times=True)
@@ -119,6 +119,7 @@ def _run(job: Job, tables: Path, out: Path, seed: int, trees: int) -> dict[str, 
     return {
         "gpu": job.gpu,
         "seconds": time.monotonic() - start,
+        "cpu_s": time.process_time() - cpu_start,
         "entry": {
             "file": job.file,
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -162,7 +163,8 @@ def train_all(
             result = future.result()
             results.append(result)
             say(
-                f"{job.gpu}/{job.file}: {result['entry']['rows']} rows, {result['seconds']:.0f} s, "
+                f"{job.gpu}/{job.file}: {result['entry']['rows']} rows, {result['seconds']:.0f} s "
+                f"({result['cpu_s']:.0f} s of CPU), "
                 f"{result['entry']['held_out'].get('random', {})}",
                 flush=True,
             )
@@ -224,9 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.tables.is_dir():
             raise ValueError(f"{arguments.tables}: no such directory")
         importlib.import_module("lightgbm")
-        train_all(arguments.tables, arguments.out, arguments.seed, arguments.trees, arguments.workers, arguments.only)
-        seconds = time.monotonic() - start
-        write_report(arguments.report, installed_packs(arguments.out), arguments.out / ".rows", seconds)
+        results = train_all(
+            arguments.tables, arguments.out, arguments.seed, arguments.trees, arguments.workers, arguments.only
+        )
+        seconds, cpu_s = time.monotonic() - start, sum(result["cpu_s"] for result in results)
+        took = f"{seconds:.0f} s with {arguments.workers} processes ({cpu_s:.0f} s of CPU)"
+        write_report(arguments.report, installed_packs(arguments.out), arguments.out / ".rows", took)
     except ImportError as error:
         sys.stderr.write(f"train-packs: training needs LightGBM, which cannot be imported here: {error}\n")
         return 2
@@ -234,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"train-packs: {error}\n")
         return 2
     shutil.rmtree(arguments.out / ".rows")
-    print(f"packs in {arguments.out}, report in {arguments.report}, {seconds:.0f} s")
+    print(f"packs in {arguments.out}, report in {arguments.report}, {took}")
     return 0
 
 

@@ -36,15 +36,19 @@ def complete(
     flags = np.where(known, 0, 2).astype(np.uint8)
     low = np.full(y.shape, 0.02, np.float32)
     high = low.copy()
-    index = np.argwhere(covered)
-    for start in range(0, len(index), 60000):
-        part = index[start : start + 60000]
+    if holes.answers is None:  # asked once for the whole grid, however often it is completed
+        index = np.argwhere(covered)
+        parts = [index[start : start + 60000] for start in range(0, len(index), 60000)]
         # A node whose line on the masked axis is empty is in a withheld region: the model knows that case.
-        median, below, above = holes.predict(node_columns(family, grid, part), False)
+        holes.answers = [
+            (part, *holes.predict(node_columns(family, grid, part), False), holes.unseen) for part in parts
+        ]
+    for part, median, narrow, wide, empty in holes.answers:
         at = tuple(part.T)
         y[at] = median
         flags[at] = 1
-        unseen = np.zeros(len(part), bool) if holes.unseen is None else holes.unseen
+        below, above = narrow.copy(), wide.copy()
+        unseen = np.zeros(len(part), bool) if empty is None else empty
         for mode, mask in (("random", ~unseen), ("region", unseen)):
             factor, extra = stretch.get(mode, (1.5, 0.01))
             below[mask], above[mask] = below[mask] * factor + extra, above[mask] * factor + extra

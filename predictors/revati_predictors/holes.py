@@ -90,6 +90,7 @@ class Holes:
             else:
                 self._residual = self._grid(left)
         self.unseen: Mask | None = None  # of the last rows asked: those in a region where nothing was measured
+        self.answers: list[tuple[NDArray[Any], Floats, Floats, Floats, Mask | None]] | None = None  # of complete()
         self.median: list[Model] = []
         self.tails: list[Model] = []
 

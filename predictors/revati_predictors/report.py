@@ -160,8 +160,8 @@ def _coverages(packs: Sequence[Pack], mode: str) -> tuple[list[str], list[float]
     return names, [100 * sum(m * n for m, n in sums[k]) / sum(n for _, n in sums[k]) for k in names]
 
 
-def write_report(path: Path, packs: Sequence[Pack], rows: Path, seconds: float) -> None:
-    """Write the report. rows: directory of <gpu>.<section>.npz with held-out errors."""
+def write_report(path: Path, packs: Sequence[Pack], rows: Path, took: str) -> None:
+    """Write the report. rows: directory of <gpu>.<section>.npz with held-out errors. took: how long training took."""
     modes = ("random", "region", "model", "size", "beyond")
     head = ["section", "rows", *(_MODES[m] for m in modes), "in 80 % interval", "same, region", "noise floor %"]
     size_kb = sum(e.raw["bytes"] for p in packs for e in p.entries) // 1024
@@ -170,7 +170,7 @@ def write_report(path: Path, packs: Sequence[Pack], rows: Path, seconds: float) 
         _STYLE,
         "</style>",
         "<h1>Model packs: held-out errors</h1>",
-        f"<p>{sum(len(p.entries) for p in packs)} sections, {size_kb} KB, trained in {seconds:.0f} s. "
+        f"<p>{sum(len(p.entries) for p in packs)} sections, {size_kb} KB, trained in {took}. "
         "Errors are median / mean absolute error in percent on rows that the judged models did not see: 10 % of the "
         "shapes (all data types and routings of a shape together) and 10 % of the regions (heads, (n, k), splits; "
         "MoE models: a quarter of them four times), in four or eight rounds where a table has fewer than 14,000 rows. "
