@@ -148,7 +148,7 @@ RULES: tuple[Rule, ...] = (
         r"|SamplingFromProb|SamplingFromLogits|RenormProb|TopPRenorm|TopKRenorm|TopKMask|TopKMaskLogits|softmax_warp"
         r"|cunn_SoftMax|OnlineSoftmax|softmax_forward|SoftMaxForward|log_softmax|_topk_log_softmax|_ranks_kernel"
         r"|distribution_elementwise|multinomial|gatherTopK|sbtopk|mbtopk|RadixTopK|apply_repetition_penalties"
-        r"|_penalties_kernel|_temperature_kernel|_min_p_kernel|_bad_words|apply_token_bitmask",
+        r"|_penalties_kernel|_temperature_kernel|_min_p_kernel|_bad_words|apply_token_bitmask|_apply_grammar_bitmask",
         "stream",
         "SAMPLING",
         "logits",
@@ -159,7 +159,8 @@ RULES: tuple[Rule, ...] = (
         r"|_compute_slot_mapping|_gather_block_tables|fused_metadata|compute_position|clamp_position|_copy_page_indices"
         r"|create_flashinfer_kv_indices|write_req_to_token|alloc_extend|alloc_decode|get_last_loc|multi_tensor_apply"
         r"|CUDAFunctorOnSelf_add|elementwise_kernel_with_index|arange|DeviceScan|cumsum|_idx_mapping|index_put"
-        r"|_prepare_.*_kernel|set_.*_metadata|merge_sort|bucketize|searchsorted|DeviceSelect|DeviceReduce",
+        r"|_prepare_.*_kernel|set_.*_metadata|merge_sort|bucketize|searchsorted|DeviceSelect|DeviceReduce|bitonicSortKV"
+        r"|\b_bias_kernel|_bincount_kernel|_prompt_logprobs_token_ids",
         "metadata",
         "METADATA",
     ),

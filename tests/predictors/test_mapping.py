@@ -100,6 +100,11 @@ NAMES = {
     "_ZN8cublasLt19splitKreduce_kernelILi32ELi16Ei": "GEMM",
     "_ZN5flash19flash_fwd_mla_combine_kernel": "MLA",
     "_ZN3sm9027flash_fwd_splitkv_mla_kernelI": "MLA",
+    "_apply_grammar_bitmask_kernel": "SAMPLING",
+    "_bias_kernel": "METADATA",
+    "_bincount_kernel": "METADATA",
+    "_prompt_logprobs_token_ids_kernel": "METADATA",
+    "_ZN2at6native20bitonicSortKVInPlaceILi2ELin1ELi16ELi16EN3c108BFloat16ElNS0_4GTOpIS3_Lb1EEEjEEvNS_4cuda": "METADATA",
 }
 
 
