@@ -104,7 +104,7 @@ NAMES = {
     "_bias_kernel": "METADATA",
     "_bincount_kernel": "METADATA",
     "_prompt_logprobs_token_ids_kernel": "METADATA",
-    "_ZN2at6native20bitonicSortKVInPlaceILi2ELin1ELi16ELi16EN3c108BFloat16ElNS0_4GTOpIS3_Lb1EEEjEEvNS_4cuda": "METADATA",
+    "_ZN2at6native20bitonicSortKVInPlaceILi2ELin1ELi16ELi16EN3c108BFloat16ElNS0_4GTOpIS3_Lb1EEEjEE": "METADATA",
 }
 
 
