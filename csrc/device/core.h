@@ -109,8 +109,10 @@ struct rvt_device {
   _Atomic int64_t legacy_ready_ns;   /* end of all work in the legacy stream */
   _Atomic int64_t blocking_ready_ns; /* end of all work in streams that synchronise with it */
   _Atomic int64_t all_ready_ns;      /* end of all work */
-  _Atomic int64_t engine_ns[2];      /* copy engines: to the device, from the device */
-  atomic_bool active;                /* primary context exists */
+  struct rvt_copy_engine {
+    _Atomic int64_t start_ns, end_ns; /* of the latest copy that it took on */
+  } engine[2];                        /* copy engines: to the device, from the device */
+  atomic_bool active;                 /* primary context exists */
   struct rvt_context primary;
   struct rvt_pool *default_pool, *current_pool;
   int client; /* slot in the page, -1 none */

@@ -13,18 +13,28 @@ static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static int64_t load(_Atomic int64_t *a) { return atomic_load_explicit(a, memory_order_acquire); }
 
+/* When a copy that could start at start_ns finds the engine free. A copy that waits for its stream does not hold the
+ * engine: what is ready earlier and fits in before it goes first. */
+static int64_t engine_free(struct rvt_copy_engine *e, int64_t start_ns, int64_t duration_ns) {
+  return start_ns + duration_ns <= load(&e->start_ns) ? start_ns : max64(start_ns, load(&e->end_ns));
+}
+
 int64_t rvt_timeline_push(struct rvt_stream *s, int64_t duration_ns, int engine) {
   struct rvt_device *d = rvt_dev(s->device);
   int64_t earliest = rvt_now_ns();
   if (s->is_legacy) earliest = max64(earliest, load(&d->blocking_ready_ns));
   else if (!s->non_blocking) earliest = max64(earliest, load(&d->legacy_ready_ns));
-  if (engine >= 0) earliest = max64(earliest, load(&d->engine_ns[engine]));
-  int64_t ready = load(&s->ready_ns), end;
+  int64_t ready = load(&s->ready_ns), start, end;
   do {
-    end = max64(earliest, ready) + duration_ns;
+    start = max64(earliest, ready);
+    if (engine >= 0) start = engine_free(&d->engine[engine], start, duration_ns);
+    end = start + duration_ns;
   } while (
       !atomic_compare_exchange_weak_explicit(&s->ready_ns, &ready, end, memory_order_acq_rel, memory_order_acquire));
-  if (engine >= 0) rvt_atomic_max(&d->engine_ns[engine], end);
+  if (engine >= 0 && end > load(&d->engine[engine].end_ns)) {
+    atomic_store_explicit(&d->engine[engine].start_ns, start, memory_order_release);
+    rvt_atomic_max(&d->engine[engine].end_ns, end);
+  }
   if (s->is_legacy) rvt_atomic_max(&d->legacy_ready_ns, end);
   else if (!s->non_blocking) rvt_atomic_max(&d->blocking_ready_ns, end);
   rvt_atomic_max(&d->all_ready_ns, end);

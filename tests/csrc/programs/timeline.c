@@ -108,6 +108,26 @@ static void pageable_copies_block(void) {
   CHECK(now_ns() - before == 6000);
 }
 
+/* One engine a direction: copies that are ready share it, one that waits for its stream's kernels does not hold it. */
+static void copy_engines(void) {
+  void *device, *pinned, *s, *t, *start = event(), *first = event(), *idle = event(), *behind = event();
+  OK(cudaMalloc(&device, 4096));
+  OK(cudaHostAlloc(&pinned, 4096, 0));
+  OK(cudaStreamCreateWithFlags(&s, 1));
+  OK(cudaStreamCreateWithFlags(&t, 1));
+  OK(cudaEventRecord(start, s));
+  for (int i = 0; i < 4; i++) launch(kernel, s);
+  OK(cudaMemcpyAsync(pinned, device, 4096, D2H, s)); /* from 8 us on */
+  OK(cudaEventRecord(first, s));
+  OK(cudaMemcpyAsync(pinned, device, 4096, D2H, t)); /* at once: the engine is free until then */
+  OK(cudaEventRecord(idle, t));
+  for (int i = 0; i < 3; i++) launch(kernel, t);
+  OK(cudaMemcpyAsync(pinned, device, 4096, D2H, t)); /* ready at 8 us, too: behind the other */
+  OK(cudaEventRecord(behind, t));
+  OK(cudaDeviceSynchronize());
+  CHECK(elapsed_us(start, first) == 10.0f && elapsed_us(start, idle) == 2.0f && elapsed_us(start, behind) == 12.0f);
+}
+
 static void errors(void) {
   void *e, *f = event();
   float ms;
@@ -130,6 +150,7 @@ int main(void) {
   legacy_stream();
   host_functions();
   pageable_copies_block();
+  copy_engines();
   errors();
   puts("passed");
 }
