@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,21 +29,25 @@ def _spin() -> None:
         pass
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def hogs() -> Iterator[None]:
     """Two processes that keep two cores busy."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_spin, daemon=True) for _ in range(2)]
     for process in processes:
         process.start()
-    yield
-    for process in processes:
-        process.kill()
-        process.join()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
-def test_a_second_run_beside_hogs_is_identical(reference: dict[str, Any], hogs: None, tmp_path: Path) -> None:
-    assert per_request(run_demo(tmp_path, *LOAD)) == per_request(reference)
+def test_a_second_run_beside_hogs_is_identical(reference: dict[str, Any], tmp_path: Path) -> None:
+    with hogs():
+        again = run_demo(tmp_path, *LOAD)
+    assert per_request(again) == per_request(reference)
 
 
 def test_a_slow_predictor_changes_nothing(reference: dict[str, Any], tmp_path: Path) -> None:
@@ -50,11 +55,13 @@ def test_a_slow_predictor_changes_nothing(reference: dict[str, Any], tmp_path: P
     assert per_request(run_demo(tmp_path, *LOAD, "--predictor-delay-ms", "250")) == per_request(reference)
 
 
-def test_modelled_host_time_is_as_repeatable(hogs: None, tmp_path: Path) -> None:
+def test_modelled_host_time_is_as_repeatable(tmp_path: Path) -> None:
     """Also with arrivals at one instant: each request's host time puts them in order."""
     load = (*LOAD, "--policy", "modelled", "--rate", "inf")
-    first, second = (run_demo(tmp_path / name, *load) for name in ("first", "second"))
-    assert per_request(first) == per_request(second)
+    alone = run_demo(tmp_path / "alone", *load)
+    with hogs():
+        beside = run_demo(tmp_path / "beside", *load)
+    assert per_request(beside) == per_request(alone)
 
 
 def test_the_client_sees_the_modelled_step_and_prefill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
