@@ -26,6 +26,8 @@ int64_t rvt_now_ns(void) {
 void rvt_wait_until_ns(int64_t t_ns, const char *what) {
   if (!rvt_on()) return;
   rvt_sleep_until(RVT_WAIT_DEVICE, t_ns, (uint64_t)what, false);
+  /* A thread that is slower than its device never sleeps there, and the others never got on. */
+  if (rvt_the_page->policy == RVT_POLICY_MODELLED) rvt_settle();
   rvt_self_tls.polls = 0;
 }
 

@@ -56,8 +56,8 @@ def test_a_slow_predictor_changes_nothing(reference: dict[str, Any], tmp_path: P
 
 
 def test_modelled_host_time_is_as_repeatable(tmp_path: Path) -> None:
-    """Also with arrivals at one instant: each request's host time puts them in order."""
-    load = (*LOAD, "--policy", "modelled", "--rate", "inf")
+    """In eager mode the profile's host is slower than the GPU: the engine never waits for it, and still lets others on."""
+    load = (*LOAD, "--policy", "modelled")
     alone = run_demo(tmp_path / "alone", *load)
     with hogs():
         beside = run_demo(tmp_path / "beside", *load)

@@ -15,7 +15,7 @@ SLACK_NS = 2_000_000_000  # natively, on a loaded machine
 def at(what: str, start_ns: int, delay_s: float, tolerance_ns: int = 1_000) -> None:
     """The present moment must be `delay_s` after `start_ns`, up to `tolerance_ns` later."""
     late_ns = time.monotonic_ns() - start_ns - round(delay_s * 1e9)
-    if not (-1_000 if INSIDE else -100_000) <= late_ns <= (tolerance_ns if INSIDE else SLACK_NS):
+    if not (-1_000 if INSIDE else -1_000_000) <= late_ns <= (tolerance_ns if INSIDE else SLACK_NS):
         failures.append(f"{what}: {late_ns:+} ns off")
 
 
