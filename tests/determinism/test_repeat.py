@@ -56,7 +56,7 @@ def test_a_slow_predictor_changes_nothing(reference: dict[str, Any], tmp_path: P
 
 
 def test_modelled_host_time_is_as_repeatable(tmp_path: Path) -> None:
-    """In eager mode the profile's host is slower than the GPU: the engine never waits for it, and still lets others on."""
+    """In eager mode the profile's host is slower than the GPU: the engine never waits for it, and lets others on."""
     load = (*LOAD, "--policy", "modelled")
     alone = run_demo(tmp_path / "alone", *load)
     with hogs():
