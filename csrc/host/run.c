@@ -15,8 +15,10 @@
 extern char **environ;
 static rvt_host *the_host;
 
+static volatile sig_atomic_t arrived; /* the program may be up before spawn has returned its pid */
 static void on_signal(int signo) {
-  if (the_host) rvt_host_signal(the_host, signo);
+  arrived = signo;
+  rvt_host_signal(the_host, signo);
 }
 
 static _Noreturn void usage(const char *why) {
@@ -99,6 +101,7 @@ int main(int argc, char **argv) {
     rvt_host_free(the_host);
     return 127;
   }
+  if (arrived) rvt_host_signal(the_host, arrived);
   rvt_host_run(the_host, &end);
   if (end.reason != RVT_END_EXIT) fprintf(stderr, "rvt-run: %s\n", end.text);
   if (!quiet) {
