@@ -173,8 +173,7 @@ void rvt_zmq_check(void); /* patches libzmq's cycle counter when it has been loa
 bool rvt_idle_timer(const void *caller, int64_t delay_ns);
 bool rvt_from_python(const void *caller);
 bool rvt_vforked(void);
-struct rvt_timer *rvt_external_open(int fd); /* fd -1: until rvt_external_close */
-void rvt_external_close(struct rvt_timer *external);
+void rvt_external_open(int fd); /* until it is closed */
 void rvt_timer_closed(int fd);
 void rvt_retry_wake(void); /* a lock was released, a thread ends */
 static inline bool rvt_cancelled(void) { return rvt_load_relaxed(&rvt_self_tls.slot->flags) & RVT_FLAG_CANCEL; }

@@ -3,7 +3,6 @@
  * writes are not marked: the coordinator's slow path recognises them by the call and the kind of descriptor. */
 #include "internal.h"
 
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -226,18 +225,6 @@ RVT_EXPORT int connect(int fd, const struct sockaddr *to, socklen_t length) {
   rvt_real.getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes);
   if ((result && error != EINPROGRESS) || type != SOCK_STREAM)
     rvt_timer_closed(fd); /* datagrams: only a route look-up */
-  errno = error;
-  return result;
-}
-
-/* Names may be asked for over the network, by calls inside libc. */
-RVT_EXPORT int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
-                           struct addrinfo **list) {
-  if (!rvt_on()) return rvt_real.getaddrinfo(node, service, hints, list);
-  struct rvt_timer *external = rvt_external_open(-1);
-  int result = rvt_real.getaddrinfo(node, service, hints, list);
-  int error = errno;
-  rvt_external_close(external);
   errno = error;
   return result;
 }

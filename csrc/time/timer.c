@@ -141,16 +141,11 @@ void rvt_timer_closed(int fd) {
 }
 
 /* Peers outside the run. */
-struct rvt_timer *rvt_external_open(int fd) {
+void rvt_external_open(int fd) {
   struct rvt_timer *timer = take(RVT_TIMER_EXTERNAL);
-  if (!timer) return NULL;
+  if (!timer) return;
   timer->fd = fd;
-  if (fd >= 0) __atomic_add_fetch(&external_count, 1, __ATOMIC_SEQ_CST);
-  return timer;
-}
-
-void rvt_external_close(struct rvt_timer *timer) {
-  if (timer) drop(timer);
+  __atomic_add_fetch(&external_count, 1, __ATOMIC_SEQ_CST);
 }
 
 static void external_closed(int fd) {

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,3 +75,41 @@ def test_python_program_inside(built: Built, name: str, module: str | None, envi
     if module and importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
     inside(built, [sys.executable, str(PYTHON_FOLDER / f"{name}.py")], **environment)
+
+
+class SlowNameServer:
+    """Answers every question, 0.2 s late, that there is no such name."""
+
+    def __init__(self) -> None:
+        self.questions = 0
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port: int = self.socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                question, client = self.socket.recvfrom(512)
+                self.questions += 1
+                time.sleep(0.2)
+                self.socket.sendto(question[:2] + b"\x81\x83" + question[4:6] + bytes(6) + question[12:], client)
+            except OSError:  # closed
+                return
+
+
+@pytest.fixture
+def name_server() -> Iterator[SlowNameServer]:
+    server = SlowNameServer()
+    yield server
+    server.socket.close()
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["natively", "inside"])
+def test_a_slow_name_server_costs_no_time(built: Built, name_server: SlowNameServer, within: bool) -> None:
+    command = [sys.executable, str(PYTHON_FOLDER / "names.py")]
+    if within:
+        inside(built, command, NAME_SERVER_PORT=str(name_server.port))
+    else:
+        natively(command, NAME_SERVER_PORT=str(name_server.port))
+    assert name_server.questions >= 3, "the system's resolver asked no name server"
