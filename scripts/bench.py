@@ -25,10 +25,15 @@ LOADS = (("idle-ish, 1 request/s", "1", 12), ("10 requests/s", "10", 60), ("satu
 REPEATS = 3
 
 
-def revati(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "revati", *arguments], capture_output=True, text=True, check=True, timeout=3600
-    )
+def python_module(name: str, *arguments: str) -> str:
+    """What the installed module prints. Not in the source tree: there Python would find the sources first."""
+    command = [sys.executable, "-m", name, *arguments]
+    elsewhere = tempfile.gettempdir()
+    return subprocess.run(command, cwd=elsewhere, stdout=subprocess.PIPE, text=True, check=True, timeout=3600).stdout
+
+
+def revati(*arguments: str) -> str:
+    return python_module("revati", *arguments)
 
 
 def compile_c(source: Path, folder: Path, *flags: str) -> Path:
@@ -52,7 +57,7 @@ def compile_c(source: Path, folder: Path, *flags: str) -> Path:
 def calls(folder: Path) -> dict[str, float]:
     """ns per interposed call, the least of a few runs."""
     program = compile_c(ROOT / "csrc" / "tests" / "bench" / "calls.c", folder, str(preload_library()))
-    runs = [json.loads(revati("run", "--quiet", "--", str(program)).stdout) for _ in range(REPEATS)]
+    runs = [json.loads(revati("run", "--quiet", "--", str(program))) for _ in range(REPEATS)]
     return {name: min(run[name] for run in runs) for name in runs[0]}
 
 
@@ -71,7 +76,7 @@ def recording(folder: Path) -> dict[str, dict[str, float]]:
         runs = []
         for _ in range(REPEATS):
             prefix = [] if name == "without" else ["env", *recorder_variables(folder, name, fake)]
-            runs.append(json.loads(revati("run", "--quiet", "--", *prefix, str(program)).stdout))
+            runs.append(json.loads(revati("run", "--quiet", "--", *prefix, str(program))))
         result[name] = {call: min(run[call] for run in runs) for call in runs[0]}
     return result
 
@@ -109,11 +114,8 @@ def vllm_loads(folder: Path) -> list[dict[str, Any]]:
     for label, rate, requests in LOADS:
         work = folder / label.split()[0].strip(",")
         target = folder / "result.json"
-        command = [
-            sys.executable, "-m", "revati._demo", "--work", str(work), "--json", str(target),
-            "--requests", str(requests), "--rate", rate, "--output-tokens", "128",
-        ]  # fmt: skip
-        subprocess.run(command, check=True, timeout=3600, stdout=subprocess.DEVNULL)
+        demo = ("--work", str(work), "--json", str(target), "--requests", str(requests), "--rate", rate)
+        python_module("revati._demo", *demo, "--output-tokens", "128")
         result = json.loads(target.read_text())
         rows.append(
             {

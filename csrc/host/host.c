@@ -228,6 +228,7 @@ bool rvt_host_reap(struct rvt_host *host, int index, uint64_t owner) {
   if (!__atomic_compare_exchange_n(&slot->owner, &owner, owner & ~0xffull, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
     return false;
   if (!(seq & 1)) __atomic_sub_fetch(&host->page->running, 1, __ATOMIC_SEQ_CST);
+  __atomic_add_fetch(&host->page->signals, 1, __ATOMIC_SEQ_CST); /* SIGCHLD to its parent, if it was the last */
   rvt_kernel_unwatch(&host->watch[index]);
   if ((uint32_t)index < rvt_load(&host->page->slots_hint)) rvt_store(&host->page->slots_hint, (uint32_t)index);
   if (pid > 0) release_process(host, pid);

@@ -22,6 +22,7 @@
 #define RVT_MAX_SOFTIRQ 1024
 #define RVT_MAX_SPAWNED 256
 #define RVT_STOPPED_MOST_NS 30000000000ll   /* a stopped process may hold the run so long */
+#define RVT_LOOK_AT_ALL_NS 20000000ll       /* so often every thread is looked at: one that was killed is noticed */
 #define RVT_EXTERNAL_MOST_NS 120000000000ll /* peers outside may hold the clock so long in all */
 
 /* What the coordinator knows of a slot beyond the page. Valid while `owner_gen` matches. */
@@ -35,6 +36,9 @@ struct rvt_watch {
   int evfd;         /* our copy of the thread's eventfd, -1 */
   uint32_t evfd_version;
   int64_t first_ns; /* host time at which the slot was first seen in its present starting state */
+  /* The wait in which the kernel last called the thread asleep, and what would have ended it: see still_asleep. */
+  bool asleep;
+  uint32_t asleep_seq, asleep_wakes, asleep_signals;
 };
 
 /* One slot in one proof. */
@@ -79,6 +83,8 @@ struct rvt_host {
   int softnet_fd;
   int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
   int64_t backoff_ns;
+  int64_t looked_real_ns; /* when a proof last asked the kernel about every thread */
+  bool look_at_all;       /* this proof does */
   int64_t stopped_since_ns;
   uint32_t externals;       /* open conversations with peers outside the run */
   int64_t external_mark_ns; /* real time up to which the clock has followed them; 0 = something ran since */

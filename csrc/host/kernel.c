@@ -23,6 +23,7 @@ bool rvt_kernel_watch(struct rvt_watch *watch, int pid, int tid) {
   watch->tid = tid;
   watch->wchan_fd = open_task(pid, tid, "wchan");
   watch->syscall_fd = watch->schedstat_fd = watch->evfd = -1;
+  watch->asleep = false;
   return watch->wchan_fd >= 0;
 }
 

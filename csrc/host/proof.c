@@ -138,6 +138,31 @@ static void note_abort(struct rvt_host *host, int index, uint64_t owner, enum rv
     }
 }
 
+/* What ends waits of kind COUNTED: a kick (the first look sees it), a signal from within the run, a wake of the object.
+ * Whoever does one of these counts it first, and is itself seen running until it is done. A signal from outside the
+ * run, and a kill, are noticed by the next look at all. */
+static uint32_t wakes_of(struct rvt_host *host, const struct rvt_slot *slot) {
+  return rvt_load(&host->page->wakes[rvt_wake_index(slot->pid, slot->what)]);
+}
+
+/* Has the kernel called the thread asleep in this very wait, and did nothing since that could have ended it? Reading
+ * the kernel is most of what a proof costs, and most threads of a server sleep in pools that nobody uses. */
+static bool still_asleep(struct rvt_host *host, const struct rvt_slot *slot, struct rvt_watch *watch, uint32_t seq) {
+  return watch->asleep && watch->asleep_seq == seq && !host->look_at_all && (slot->kind & RVT_WAIT_COUNTED) &&
+         watch->asleep_signals == rvt_load(&host->page->signals) && watch->asleep_wakes == wakes_of(host, slot);
+}
+
+static enum rvt_kernel look_at_marked(struct rvt_host *host, const struct rvt_seen *seen, struct rvt_watch *watch) {
+  const struct rvt_slot *slot = &host->page->slots[seen->index];
+  if (still_asleep(host, slot, watch, seen->seq)) return RVT_KERNEL_BLOCKED;
+  watch->asleep_signals = rvt_load(&host->page->signals);
+  watch->asleep_wakes = wakes_of(host, slot);
+  enum rvt_kernel verdict = rvt_kernel_marked(watch);
+  watch->asleep = verdict == RVT_KERNEL_BLOCKED;
+  watch->asleep_seq = seen->seq;
+  return verdict;
+}
+
 /* One pass over the kernel: the threads that are marked (or not) as asked. */
 static enum rvt_kernel pass(struct rvt_host *host, int count, bool marked, bool again, int *culprit) {
   enum rvt_kernel worst = RVT_KERNEL_BLOCKED;
@@ -147,7 +172,7 @@ static enum rvt_kernel pass(struct rvt_host *host, int count, bool marked, bool 
     *culprit = i;
     if (!watch_slot(host, seen->index, seen->owner)) return RVT_KERNEL_GONE;
     struct rvt_watch *watch = &host->watch[seen->index];
-    enum rvt_kernel verdict = marked ? rvt_kernel_marked(watch) : rvt_kernel_unmarked(host, watch, again);
+    enum rvt_kernel verdict = marked ? look_at_marked(host, seen, watch) : rvt_kernel_unmarked(host, watch, again);
     if (verdict == RVT_KERNEL_OTHER) worst = verdict; /* go on: somebody may be running */
     else if (verdict != RVT_KERNEL_BLOCKED) return verdict;
   }
@@ -197,6 +222,8 @@ static void add_timers(struct rvt_host *host, struct rvt_view *views, int *count
 
 enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *count) {
   host->packets = false;
+  int64_t real_ns = rvt_real_ns();
+  host->look_at_all = real_ns - host->looked_real_ns > RVT_LOOK_AT_ALL_NS;
   struct first_look first = look(host);
   if (first.busy) return RVT_BUSY;
   int culprit = 0;
@@ -219,6 +246,7 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
     host->last_runnable_real_ns = rvt_real_ns();
     return RVT_BUSY;
   }
+  if (host->look_at_all) host->looked_real_ns = real_ns;
   if (first.unmarked) host->slow_proofs++;
   host->unmarked = (uint32_t)first.unmarked;
   /* The hint is a hint: every proof puts it right. */
@@ -257,6 +285,7 @@ static int thread_eventfd(struct rvt_host *host, int index) {
 /* The signal or the descriptor makes a thread runnable inside our call, as any other event does. */
 static void fire_timer(struct rvt_host *host, struct rvt_timer *timer) {
   host->fires++;
+  __atomic_add_fetch(&host->page->signals, 1, __ATOMIC_SEQ_CST);
   int64_t now_ns = host->core.now_ns;
   int64_t next_ns = timer->interval_ns > 0 ? timer->deadline_ns + timer->interval_ns : RVT_FOREVER_NS;
   rvt_store(&timer->deadline_ns, next_ns < now_ns ? now_ns : next_ns);

@@ -13,7 +13,7 @@
 
 #include "rvt_device_page.h"
 
-#define RVT_ABI_VERSION 2u
+#define RVT_ABI_VERSION 3u
 #define RVT_PAGE_MAGIC 0x4954415645520001ull /* "..REVATI" */
 #define RVT_MAX_SLOTS 4096
 #define RVT_FOREVER_NS INT64_MAX
@@ -29,7 +29,8 @@ enum rvt_slot_state {
   RVT_SLOT_ACTOR = 5,   /* not a thread: an external client of the coordinator */
 };
 
-/* What a thread waits for. Bit 8 set: the kick is delivered through the slot's eventfd, else by futex on `kick`. */
+/* What a thread waits for. EVENTFD: the kick is delivered through the slot's eventfd, else by futex on `kick`. COUNTED:
+ * nothing but a kick, a signal and a wake that is counted in `wakes` or `signals` ends the wait. */
 enum rvt_wait_kind {
   RVT_WAIT_NONE = 0,
   RVT_WAIT_SLEEP = 1,
@@ -54,6 +55,7 @@ enum rvt_wait_kind {
   RVT_WAIT_SPIN = 20,   /* a recognised busy-poller, parked */
   RVT_WAIT_CLOCK = 21,  /* a loop that only reads the clock, parked */
   RVT_WAIT_EVENTFD = 0x100,
+  RVT_WAIT_COUNTED = 0x200,
 };
 
 enum rvt_kick {
@@ -122,6 +124,13 @@ struct rvt_timer {
 };
 #define RVT_MAX_TIMERS 512
 
+/* Wakes of condition variables and semaphores of one process, counted by the object's address: a thread whose count
+ * has not changed since the kernel called it asleep still sleeps. Others may share the count: it costs a look. */
+#define RVT_WAKE_COUNTS 1024
+static inline uint32_t rvt_wake_index(int32_t pid, uint64_t object) {
+  return (uint32_t)(((object >> 3) + (uint64_t)(uint32_t)pid * 977) * 0x9e3779b97f4a7c15ull >> 54);
+}
+
 struct rvt_page {
   uint64_t magic;
   uint32_t abi_version;
@@ -149,7 +158,10 @@ struct rvt_page {
   uint32_t slots_high;                          /* slots above this index were never used */
   uint32_t slots_hint;                          /* where to look for a free one */
   uint32_t timers_high;
-  uint32_t failed; /* 1 = the run has failed: everybody leaves */
+  uint32_t failed;  /* 1 = the run has failed: everybody leaves */
+  uint32_t signals; /* sent so far from within the run */
+
+  uint32_t wakes[RVT_WAKE_COUNTS] __attribute__((aligned(64)));
 
   struct rvt_device_page device __attribute__((aligned(64)));
   struct rvt_timer timers[RVT_MAX_TIMERS] __attribute__((aligned(64)));

@@ -81,7 +81,7 @@ static int wait_kick(const struct timespec *real_limit) {
 
 int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interruptible) {
   while (rvt_local_ns() < deadline_ns) {
-    rvt_block(kind, deadline_ns, what);
+    rvt_block(kind | RVT_WAIT_COUNTED, deadline_ns, what);
     int error = wait_kick(NULL);
     uint32_t kick = rvt_unblock();
     rvt_active();
@@ -95,7 +95,7 @@ int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interrupt
 
 void rvt_sleep_clock(int kind, int64_t clock_ns) {
   while (rvt_clock_ns() < clock_ns) {
-    rvt_block(kind, clock_ns, 0);
+    rvt_block(kind | RVT_WAIT_COUNTED, clock_ns, 0);
     wait_kick(NULL);
     rvt_unblock();
   }

@@ -141,6 +141,14 @@ static inline void rvt_effect(void) {
   rvt_store_relaxed(&rvt_self_tls.slot->events, rvt_self_tls.slot->events + 1);
   rvt_settle();
 }
+/* Before a wake that ends a wait of kind COUNTED, in whatever code of ours it happens. */
+static inline void rvt_count_wake(const void *object) {
+  if (RVT_LIKELY(rvt_mode == RVT_MODE_MANAGED))
+    __atomic_add_fetch(&rvt_the_page->wakes[rvt_wake_index(rvt_pid, (uint64_t)object)], 1, __ATOMIC_SEQ_CST);
+}
+static inline void rvt_count_signal(void) {
+  if (rvt_mode == RVT_MODE_MANAGED) __atomic_add_fetch(&rvt_the_page->signals, 1, __ATOMIC_SEQ_CST);
+}
 int64_t rvt_deadline_after(int64_t delay_ns); /* local time + delay, saturated */
 
 void rvt_sleep_clock(int kind, int64_t clock_ns); /* until the clock itself is there */

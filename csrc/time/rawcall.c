@@ -86,6 +86,12 @@ RVT_EXPORT long syscall(long number, ...) {
     return epoll_pwait2((int)a, (struct epoll_event *)b, (int)c, (const struct timespec *)d, (const sigset_t *)e);
   case SYS_ppoll: return ppoll((struct pollfd *)a, (nfds_t)b, (const struct timespec *)c, (const sigset_t *)d);
   case SYS_sched_yield: return sched_yield();
+  case SYS_kill:
+  case SYS_tkill:
+  case SYS_tgkill:
+  case SYS_rt_sigqueueinfo:
+  case SYS_rt_tgsigqueueinfo:
+  case SYS_pidfd_send_signal: rvt_count_signal(); return finish(rvt_raw(number, a, b, c, d, e, f));
   case SYS_io_uring_setup: /* completes in kernel threads that no proof can see; libraries fall back */
     errno = ENOSYS;
     return -1;

@@ -53,6 +53,12 @@
   X(int, setsockopt, (int, int, int, const void *, socklen_t))                                                        \
   X(int, getsockopt, (int, int, int, void *, socklen_t *))                                                            \
   X(int, close, (int))                                                                                                \
+  X(int, kill, (pid_t, int))                                                                                          \
+  X(int, killpg, (pid_t, int))                                                                                        \
+  X(int, tgkill, (pid_t, pid_t, int))                                                                                 \
+  X(int, sigqueue, (pid_t, int, const union sigval))                                                                  \
+  X(int, pthread_kill, (pthread_t, int))                                                                              \
+  X(int, pthread_sigqueue, (pthread_t, int, const union sigval))                                                      \
   X(int, sem_wait, (sem_t *))                                                                                         \
   X(int, sem_trywait, (sem_t *))                                                                                      \
   X(int, sem_timedwait, (sem_t *, const struct timespec *))                                                           \

@@ -83,6 +83,21 @@ RVT_EXPORT sighandler_t signal(int signo, sighandler_t handler) {
   return sigaction(signo, &act, &old) ? SIG_ERR : old.sa_handler;
 }
 
+/* Signals sent. Counted before they go: a thread that only sleeps is not looked at without a reason, and this is one.
+ */
+#define RVT_SEND(name, parameters, arguments) \
+  RVT_EXPORT int name parameters {            \
+    if (rvt_on()) rvt_effect();               \
+    rvt_count_signal();                       \
+    return rvt_real.name arguments;           \
+  }
+RVT_SEND(kill, (pid_t pid, int signo), (pid, signo))
+RVT_SEND(killpg, (pid_t group, int signo), (group, signo))
+RVT_SEND(tgkill, (pid_t pid, pid_t tid, int signo), (pid, tid, signo))
+RVT_SEND(sigqueue, (pid_t pid, int signo, const union sigval value), (pid, signo, value))
+RVT_SEND(pthread_kill, (pthread_t thread, int signo), (thread, signo))
+RVT_SEND(pthread_sigqueue, (pthread_t thread, int signo, const union sigval value), (thread, signo, value))
+
 /* Waits for signals. */
 static int wait_marked(int (*call)(void *), void *arg) {
   rvt_active();

@@ -26,7 +26,8 @@ static int sem_until(sem_t *sem, int64_t deadline_ns) {
                                       __ATOMIC_SEQ_CST))
         return 0;
     }
-    int error = rvt_futex_until(RVT_WAIT_SEM, (uint32_t *)&words->data, 0, is_private, deadline_ns);
+    int kind = RVT_WAIT_SEM | (is_private ? RVT_WAIT_COUNTED : 0);
+    int error = rvt_futex_until(kind, (uint32_t *)&words->data, 0, is_private, deadline_ns);
     if (error == 0) continue;
     __atomic_sub_fetch(&words->data, 1ull << 32, __ATOMIC_SEQ_CST);
     rvt_test_cancel();
@@ -60,6 +61,7 @@ RVT_EXPORT int sem_trywait(sem_t *sem) {
 }
 
 RVT_EXPORT int sem_post(sem_t *sem) {
+  if (((struct sem_words *)sem)->private_flag == 0) rvt_count_wake(sem);
   if (rvt_on() && rvt_charging()) {
     if (((struct sem_words *)sem)->private_flag == 0) rvt_hand(sem);
     else rvt_settle();
@@ -92,6 +94,7 @@ struct cond {
 _Static_assert(sizeof(struct cond) <= sizeof(pthread_cond_t), "a condvar must fit");
 
 static void cond_wake(struct cond *cond, int count) {
+  if (!cond->shared) rvt_count_wake(cond);
   rvt_raw(SYS_futex, (long)&cond->state, FUTEX_WAKE | (cond->shared ? 0 : FUTEX_PRIVATE_FLAG), count, 0, 0, 0);
 }
 
@@ -101,13 +104,14 @@ static void cond_wake(struct cond *cond, int count) {
 
 static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadline_ns, int64_t real_limit_ns) {
   uint32_t seen = __atomic_or_fetch(&cond->state, 1, __ATOMIC_SEQ_CST);
+  int kind = RVT_WAIT_COND | (!cond->shared && !real_limit_ns ? RVT_WAIT_COUNTED : 0);
   __atomic_add_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
   int error = pthread_mutex_unlock(mutex);
   if (error) {
     __atomic_sub_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
     return error;
   }
-  do error = rvt_futex_limited(RVT_WAIT_COND, &cond->state, seen, !cond->shared, deadline_ns, real_limit_ns);
+  do error = rvt_futex_limited(kind, &cond->state, seen, !cond->shared, deadline_ns, real_limit_ns);
   while (error == EINTR && !rvt_cancelled()); /* POSIX: not seen by the caller */
   if (error == EINTR) error = 0;
   __atomic_sub_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
@@ -420,6 +424,7 @@ RVT_EXPORT int pthread_barrier_wait(pthread_barrier_t *barrier) {
 /* Cancellation: our waits are system calls that libc does not know as cancellation points. The canceller marks the
  * thread's slot and wakes it; the wait ends and libc's own test does the rest. */
 RVT_EXPORT int pthread_cancel(pthread_t thread) {
+  rvt_count_signal();
   int error = rvt_real.pthread_cancel(thread);
   if (error || !rvt_on()) return error;
   struct rvt_page *page = rvt_the_page;
@@ -430,8 +435,8 @@ RVT_EXPORT int pthread_cancel(pthread_t thread) {
     __atomic_or_fetch(&slot->flags, RVT_FLAG_CANCEL, __ATOMIC_SEQ_CST);
     rvt_effect();
     if (!(rvt_load(&slot->seq) & 1)) return 0;
-    uint32_t kind = slot->kind;
-    if (kind == RVT_WAIT_COND || kind == RVT_WAIT_SEM || kind == RVT_WAIT_FUTEX) {
+    uint32_t kind = slot->kind, object = kind & 0xff;
+    if (object == RVT_WAIT_COND || object == RVT_WAIT_SEM || object == RVT_WAIT_FUTEX) {
       rvt_raw(SYS_futex, (long)slot->what, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, 0, 0, 0);
       rvt_raw(SYS_futex, (long)slot->what, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     }
