@@ -31,6 +31,10 @@ _TRANSFER_WIDTH = 0.22  # log width that borrowing from another GPU adds
 # Streaming kernels of a layer, as tables of layers name them.
 _LAYER_STREAMS = {"norm": "layernorm", "activation": "act_fn", "rope": "rotary_emb"}
 _GROUPS = 8  # unequal sequences are predicted as at most this many lengths
+# Keys of a decode are taken in pages: kernels read whole tiles of them, and from one step to the next most rows of a
+# batch are then the same as before. A row that was asked already costs a look-up, one that was not about 100 us.
+_PAGE = 16
+_ROWS_KEPT = 200_000
 
 
 class LearnedPredictor:
@@ -45,6 +49,7 @@ class LearnedPredictor:
             if pack is not None and pack.entries:
                 self._packs.append(pack)
         self._chosen: dict[tuple[Any, ...], tuple[Section, bool] | None] = {}
+        self._asked: dict[tuple[Any, ...], Estimate] = {}
         self._layers: dict[str, list[tuple[str, float, float]]] | None = None
 
     def for_framework(self, framework: str, version: str) -> LearnedPredictor:
@@ -52,7 +57,7 @@ class LearnedPredictor:
         other = object.__new__(LearnedPredictor)
         other.gpu, other.framework, other.version = self.gpu, framework, version
         other._roofline, other._packs, other._chosen = self._roofline, self._packs, self._chosen
-        other._layers = None
+        other._layers, other._asked = None, {}
         return other
 
     # --- rows of a table -----------------------------------------------------------------------------------------
@@ -178,6 +183,19 @@ class LearnedPredictor:
         us, low, high, source = self.rows(VARIANTS[variant], columns, self.framework, self.version, graph_timed)
         return [Estimate(*row) for row in zip(us.tolist(), low.tolist(), high.tolist(), source.tolist())]
 
+    def _ask_once(self, variant: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[Estimate]:
+        """As _ask, for rows of values in the order of `names`; each different row is evaluated once."""
+        missing = [row for row in dict.fromkeys(rows) if (variant, row) not in self._asked]
+        if missing:
+            if len(self._asked) > _ROWS_KEPT:
+                self._asked.clear()
+                missing = list(dict.fromkeys(rows))
+            text = VARIANTS[variant].text
+            columns = {n: _text(v) if n in text else _float(v) for n, v in zip(names, zip(*missing))}
+            for row, estimate in zip(missing, self._ask(variant, columns)):
+                self._asked[variant, row] = estimate
+        return [self._asked[variant, row] for row in rows]
+
 
 def _groups_by_text(family: Family, columns: Columns) -> list[tuple[tuple[Any, ...], NDArray[np.int64]]]:
     """Rows by the text of their hard columns, so that each group has one section."""
@@ -238,6 +256,11 @@ def _gemm(self: LearnedPredictor, ops: Sequence[Gemm]) -> list[Estimate]:
     return out
 
 
+def _pages(keys: float) -> int:
+    """Keys of a decode in whole pages, to the nearest."""
+    return _PAGE * round(keys / _PAGE) if keys >= _PAGE else round(keys)
+
+
 def _lengths(lengths: Sequence[int]) -> list[tuple[float, float]]:
     """(length, share) of unequal sequences in at most _GROUPS groups of neighbours."""
     n = len(lengths)
@@ -248,7 +271,7 @@ def _lengths(lengths: Sequence[int]) -> list[tuple[float, float]]:
         return [(float(length), count / n) for length, count in sorted(counts.items())]
     ordered = sorted(lengths)
     edges = [n * i // _GROUPS for i in range(_GROUPS + 1)]
-    return [(sum(ordered[i:j]) / (j - i), (j - i) / n) for i, j in pairwise(edges)]
+    return [(float(_pages(sum(ordered[i:j]) / (j - i))), (j - i) / n) for i, j in pairwise(edges)]
 
 
 class _Rows:
@@ -288,9 +311,7 @@ class _Rows:
             "q_len",
             "kv_len",
         )
-        parts = list(zip(*self.rows))
-        columns = {n: _text(p) if n.endswith("dtype") else _float(p) for n, p in zip(names, parts)}
-        return predictor._ask("attn_decode" if self.decode else "attn_prefill", columns)
+        return predictor._ask_once("attn_decode" if self.decode else "attn_prefill", names, self.rows)
 
 
 def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimate]:
@@ -298,7 +319,7 @@ def _attention(self: LearnedPredictor, ops: Sequence[Attention]) -> list[Estimat
     decode, prefill = _Rows(True), _Rows(False)
     plans: list[tuple[list[tuple[int, float]], int, list[tuple[int, float]], int]] = []
     for op in ops:
-        ones = [kv for q, kv in op.seqs if q == 1]
+        ones = [_pages(kv) for q, kv in op.seqs if q == 1]
         many = [(q, kv) for q, kv in op.seqs if q > 1]
         d = [(decode.add(op, len(ones), 1, length), share) for length, share in _lengths(ones)] if ones else []
         d_alone = decode.add(op, 1, 1, max(ones)) if len(set(ones)) > 1 else -1
@@ -343,14 +364,14 @@ def _from_mixed_table(self: LearnedPredictor, ops: Sequence[Attention]) -> dict[
     rows: list[tuple[float, ...]] = []
     plans: list[tuple[Attention, int, list[int], int]] = []
     for op in dict.fromkeys(ops):
-        ones = [kv - 1 for q, kv in op.seqs if q == 1]
+        ones = [_pages(kv - 1) for q, kv in op.seqs if q == 1]
         many = sorted(((q, kv - q) for q, kv in op.seqs if q > 1), reverse=True)
         if not (ones and many) and not self._prefers_mixed_table("attn_decode" if ones else "attn_prefill", op):
             continue
         heads = (op.heads_q, op.heads_kv, op.head_dim)
         largest = many[0] if many else (0, 0)
         whole = len(rows)
-        rows.append((*heads, *largest, len(ones), sum(ones) / len(ones) if ones else 0))
+        rows.append((*heads, *largest, len(ones), _pages(sum(ones) / len(ones)) if ones else 0))
         rows += [(*heads, q, cached, 0, 0) for q, cached in many[1:]]
         alone = len(rows) if len(set(ones)) > 1 else -1
         if alone >= 0:  # one block of an unsplit decode reads all its keys: the longest bounds the batch
@@ -359,10 +380,8 @@ def _from_mixed_table(self: LearnedPredictor, ops: Sequence[Attention]) -> dict[
     if not rows:
         return {}
     family = VARIANTS["attn_mixed"]
-    names = ("heads_q", "heads_kv", "head_dim", *family.axes)
-    columns: dict[str, NDArray[Any]] = {name: _float(part) for name, part in zip(names, zip(*rows))}
-    columns["model"], columns["tp"] = _text([""] * len(rows)), np.ones(len(rows))  # any model with these heads
-    answers = self._ask("attn_mixed", columns)
+    names = ("heads_q", "heads_kv", "head_dim", *family.axes, "model", "tp")
+    answers = self._ask_once("attn_mixed", names, [(*row, "", 1.0) for row in rows])  # any model with these heads
     floor = 3.0 * self.gpu.floor_us
     out = {}
     for op, whole, others, alone in plans:
@@ -458,7 +477,7 @@ def _mla(self: LearnedPredictor, ops: Sequence[Mla]) -> list[Estimate]:
     rows: list[tuple[Any, ...]] = []
     plans = []
     for op in ops:
-        ones = [kv for q, kv in op.seqs if q == 1]
+        ones = [_pages(kv) for q, kv in op.seqs if q == 1]
         many = [(q, kv) for q, kv in op.seqs if q > 1]
         plan = []
         for phase, groups, count in (
@@ -482,12 +501,7 @@ def _mla(self: LearnedPredictor, ops: Sequence[Mla]) -> list[Estimate]:
         "q_len",
         "kv_len",
     )
-    answers: list[Estimate] = []
-    if rows:
-        text = VARIANTS["mla_attention"].text
-        answers = self._ask(
-            "mla_attention", {n: _text(v) if n in text else _float(v) for n, v in zip(names, zip(*rows))}
-        )
+    answers = self._ask_once("mla_attention", names, rows)
     return [
         _blend([(answers[i], share) for i, share in plan]) if plan else self._roofline.predict([op])[0]
         for op, plan in zip(ops, plans)

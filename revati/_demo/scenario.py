@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import gzip
 import json
 import os
@@ -221,15 +222,18 @@ class _Play:
             return 0.0, 0.0
         ends = [s + t + sum(i) for s, t, i in zip(begins, bench["ttfts"], bench["itls"])]
         low, high = min(begins), max(ends)
-        return high - low, (self._real_at(high) - self._real_at(low)) / 1e9
+        return high - low, (self._real_at(high) - self._real_at(low, left=True)) / 1e9
 
-    def _real_at(self, virtual_s: float) -> float:
-        """Real time at which the clock passed a virtual time, between two samples."""
+    def _real_at(self, virtual_s: float, left: bool = False) -> float:
+        """Real time at which the clock reached a virtual time, or left it, between two samples.
+
+        Until the first request goes out the clock stands still, however long the client takes to start.
+        """
         wanted = virtual_s * 1e9
-        previous = self._scenario.samples[0]
-        for sample in self._scenario.samples:
-            if sample[0] >= wanted:
-                span = sample[0] - previous[0]
-                return previous[1] + ((wanted - previous[0]) / span * (sample[1] - previous[1]) if span else 0)
-            previous = sample
-        return previous[1]
+        samples = self._scenario.samples
+        find = bisect.bisect_right if left else bisect.bisect_left
+        index = find(samples, wanted, key=lambda sample: sample[0])
+        if index in (0, len(samples)):
+            return samples[min(index, len(samples) - 1)][1]
+        (now, real), (next_now, next_real) = samples[index - 1], samples[index]
+        return real + (wanted - now) / (next_now - now) * (next_real - real)
