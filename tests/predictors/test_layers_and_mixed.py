@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from revati_predictors import load_predictor
+from revati_predictors.families import Columns, Family
+from revati_predictors.learned_predictor import LearnedPredictor
 from revati_predictors.operators import Attention, Gemm, Stream
-from revati_predictors.predictor import EXTRAPOLATED, FALLBACK, INTERPOLATED
+from revati_predictors.predictor import EXTRAPOLATED, FALLBACK, INTERPOLATED, Estimate
 from revati_predictors.tables import layer_products, layer_widths, stream_bytes
 
 
@@ -83,3 +87,26 @@ def test_a_measured_layer_goes_before_another_versions_table_and_only_there() ->
     new = load_predictor("rtx-pro-6000", "auto", "vllm", "0.24.0").predict(ops)
     assert old[0].us != new[0].us and 0.8 < old[0].us / new[0].us < 1.25
     assert old[1] == new[1]
+
+
+def test_a_step_later_most_rows_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more key in every sequence changes few pages, so few rows are evaluated; a page is 16 keys."""
+    predictor = load_predictor("h100-sxm", "auto", "vllm", "0.25.1")
+    asked: list[int] = []
+    rows = LearnedPredictor.rows
+
+    def counted(self: LearnedPredictor, family: Family, columns: Columns, *rest: Any) -> Any:
+        asked.append(len(next(iter(columns.values()))))
+        return rows(self, family, columns, *rest)
+
+    monkeypatch.setattr(LearnedPredictor, "rows", counted)
+    lengths = (100, 207, 305, 411, 518)
+
+    def step(number: int) -> Estimate:
+        return predictor.predict([_attention(*((1, n + number) for n in lengths))])[0]
+
+    first = step(0)
+    assert sum(asked) == len(lengths) + 1  # and the longest alone
+    later = [step(number) for number in range(1, 17)]
+    assert sum(asked) <= 2 * (len(lengths) + 1), "each sequence enters one new page in 16 steps"
+    assert later[-1].us >= first.us
