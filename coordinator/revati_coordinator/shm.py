@@ -18,23 +18,25 @@ SHM = Path("/dev/shm")
 NAMES = re.compile(r"psm_|wnsm_|sem\.mp-|torch_|nccl-|cuda\.shm\.")
 
 
-def _in_use() -> set[str]:
-    """Names under /dev/shm that a living process of this user maps or has open."""
-    used: set[str] = set()
+def _in_use(device: int) -> set[int]:
+    """Inodes under /dev/shm that a living process of this user maps or has open.
+
+    Not names: sem_open() maps a file of a passing name before it links it, so its maker shows another one.
+    """
+    used: set[int] = set()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
         with contextlib.suppress(OSError):
             for line in (process / "maps").read_text(errors="replace").splitlines():
-                _, found, name = line.partition(f"{SHM}/")
-                if found:
-                    used.add(name.split(" ", 1)[0])
+                if f"{SHM}/" in line:
+                    used.add(int(line.split(None, 5)[4]))
         with contextlib.suppress(OSError):
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
-                    target = os.readlink(descriptor)
-                    if target.startswith(f"{SHM}/"):
-                        used.add(target[len(f"{SHM}/") :].split(" ", 1)[0])
+                    if os.readlink(descriptor).startswith(f"{SHM}/"):
+                        status = os.stat(descriptor)
+                        used.update([status.st_ino] if status.st_dev == device else [])
     return used
 
 
@@ -50,11 +52,11 @@ def remove_orphans(since_s: float) -> list[str]:
         return []
     if not candidates:
         return []
-    used = _in_use()
+    used = _in_use(SHM.stat().st_dev)
     removed = []
     for entry in candidates:
-        if entry.name not in used:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if entry.stat().st_ino not in used:
                 entry.unlink()
                 removed.append(entry.name)
     return removed
