@@ -13,7 +13,7 @@ import pytest
 
 from revati import RunError, UsageError
 from revati.experiments.bench import run_case
-from revati.experiments.case import Case
+from revati.experiments.case import Case, case_from_data
 from revati.experiments.drivers.external import client_command, read_report
 from revati.experiments.drivers.records import read_records
 from revati.experiments.metrics import compute
@@ -195,3 +195,30 @@ def test_the_client_sees_in_virtual_time_what_ours_sees(
             name = f"{metric}.{statistic}"
             assert theirs["metrics"][name] == pytest.approx(ours[name], abs=0.001), name
     assert ours["tpot_ms.mean"] == pytest.approx(4, abs=0.001), "the server's step is 4 ms"
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.usefixtures("emulation")
+def test_aiperf_measures_an_emulated_vllm(model: Path, tmp_path: Path) -> None:
+    vllm = shutil.which("vllm")
+    if vllm is None:
+        pytest.skip("vLLM is not installed")
+    arguments = ["--load-format", "dummy", "--enforce-eager", "--max-model-len", "8192"]
+    arguments += ["--hf-overrides", '{"num_hidden_layers": 4}']
+    chat = {"arrival": {"kind": "closed", "concurrency": 4}, "input_tokens": 300, "output_tokens": 16}
+    data = {
+        "revati_case": 1,
+        "name": "aiperf",
+        "framework": {"name": "vllm", "executable": vllm},
+        "model": {"path": str(model)},
+        "server": {"args": arguments},
+        "workload": {"driver": "aiperf", "executable": program("aiperf"), "requests": 20, "classes": {"chat": chat}},
+        "limits": {"ready_wall_s": 600, "wall_s": 900},
+    }
+    result = run_case(case_from_data(data, tmp_path), tmp_path / "run", EmulatedRunner())
+    metrics = result["metrics"]
+    assert (metrics["requests.ok"], metrics["tokens.output"]) == (20, 20 * 16)
+    assert differences(result) == []
+    assert metrics["step.count"] >= 5 * 16, "the steps of the engine are in the result, whoever sent the load"
+    assert metrics["step.gpu_ms.mean"] < metrics["tpot_ms.mean"], "a token takes its step's GPU time and the host's"
