@@ -161,11 +161,11 @@ def test_step_charts_have_the_batches(results: list[dict[str, Any]]) -> None:
     charts = {chart["title"]: chart for chart in chart_data(results, ["old", "new"])["timelines"]}
     decode, prefill = charts["Tokens in a step · new"]["series"]
     assert (decode["name"], prefill["name"]) == ("decode", "prefill")
-    assert decode["points"][0] == [0, 1] and prefill["points"][0] == [0, 200]
+    assert decode["points"][0] == [1e-6, 1] and prefill["points"][0] == [1e-6, 200]
     assert [point[0] for point in decode["points"]] == [point[0] for point in prefill["points"]]
     assert {value for _, value in prefill["points"]} == {0, 200}
     idle = [(a[0], b[0]) for a, b in zip(decode["points"], decode["points"][1:]) if a[1] == b[1] == 0 and b[0] > a[0]]
-    assert idle == [(pytest.approx(0.599001), pytest.approx(1.1))], "the idle time in the middle is not drawn"
+    assert idle == [(pytest.approx(0.599001), pytest.approx(1.100001))], "the idle time in the middle is not drawn"
     old, new = charts["GPU time of a step (ms)"]["series"]
     assert {value for _, value in old["points"]} == {3} and {value for _, value in new["points"]} == {6}
 

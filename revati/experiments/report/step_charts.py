@@ -48,29 +48,31 @@ def _groups(rows: list[Row]) -> list[list[Row]]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def _end_ns(row: Row) -> int:
-    """When the GPU was done with a step."""
-    return max((int(stream[2]) for stream in row["streams"]), default=int(row["time_ns"]))
+def _span_ns(row: Row) -> tuple[int, int]:
+    """When the GPU worked for a step, on the stream that had most of it: engines announce steps ahead of that."""
+    _, first_ns, last_ns, _, _ = max(row["streams"], key=lambda stream: stream[3], default=(0, row["time_ns"], 0, 0, 0))
+    return first_ns, max(first_ns, last_ns)
 
 
 def _stairs(rows: list[Row], value: Callable[[Row], float]) -> list[list[float]]:
-    """A level for each step until the next one is announced, zero while the engine idles visibly.
+    """A level for each step until the GPU starts the next one, zero while it idles visibly.
 
     A group of steps has the level of its step with most tokens, whatever the value: so decode and prefill stay of one
     batch, and peaks are not lost.
     """
-    gap_ns = (rows[-1]["time_ns"] - rows[0]["time_ns"]) * _GAP_SHARE
-    groups = _groups(rows)
+    ordered = sorted(rows, key=_span_ns)
+    gap_ns = (_span_ns(ordered[-1])[1] - _span_ns(ordered[0])[0]) * _GAP_SHARE
+    groups = _groups(ordered)
     points: list[list[float]] = []
     for group, after in itertools.zip_longest(groups, groups[1:]):
         level = float(value(max(group, key=lambda row: (row["tokens"], -row["time_ns"]))))
-        done_ns = _end_ns(group[-1])
-        next_ns = after[0]["time_ns"] if after is not None else None
-        idle = next_ns is None or next_ns - done_ns > gap_ns
-        end_ns = done_ns if idle else next_ns
-        points += [[group[0]["time_ns"] / 1e9, level], [max(end_ns, group[-1]["time_ns"]) / 1e9, level]]
-        if idle:
-            points.append([points[-1][0], 0.0])
+        start_ns, end_ns = _span_ns(group[0])[0], _span_ns(group[-1])[1]
+        next_ns = _span_ns(after[0])[0] if after is not None else None
+        points.append([start_ns / 1e9, level])
+        if next_ns is not None and next_ns - end_ns <= gap_ns:
+            points.append([next_ns / 1e9, level])
+        else:
+            points += [[end_ns / 1e9, level], [end_ns / 1e9, 0.0]]
             points += [[next_ns / 1e9, 0.0]] if next_ns is not None else []
     return points
 
@@ -79,7 +81,7 @@ def _dots(rows: list[Row]) -> list[list[float]]:
     """Each step's busy time on the stream that had most of it; of a group of steps the longest and the shortest."""
     points: list[list[float]] = []
     for group in _groups(rows):
-        dots = [[row["time_ns"] / 1e9, max((s[3] for s in row["streams"]), default=0) / 1e6] for row in group]
+        dots = [[_span_ns(row)[0] / 1e9, max((s[3] for s in row["streams"]), default=0) / 1e6] for row in group]
         dots.sort(key=lambda dot: dot[1])
         points += sorted([dots[0], dots[-1]]) if len(dots) > 1 else dots
     return points
