@@ -24,6 +24,7 @@ _DIRECTIONS: tuple[tuple[str, int], ...] = (
     ("server.prefix_hit_ratio", 1),
     ("cost.*", -1),
     ("energy.*", -1),
+    ("gpu_time.*", -1),
 )
 
 # What `revati check` judges unless the case says otherwise; tails beyond p99 rest on too few requests.

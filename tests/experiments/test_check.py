@@ -288,6 +288,7 @@ def test_broken(revati_case):
 
 def test_directions_and_tolerances() -> None:
     assert (direction("ttft_ms.p99"), direction("goodput.ratio"), direction("server.steps")) == (-1, 1, 0)
+    assert direction("gpu_time.attention_ms") == -1
     rows = changes(
         {"ttft_ms.p50": 10.0, "goodput.ratio": 0.9, "x": 1}, {"ttft_ms.p50": 9.0, "goodput.ratio": 0.8, "y": 1}
     )

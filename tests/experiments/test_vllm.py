@@ -45,6 +45,8 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "host_time": {"policy": "free"},
         "workload": {"requests": 16, "warmup_requests": 2, "classes": {"chat": chat}},
         "slo": {"ttft_ms": 200, "tpot_ms": 20},
+        # A kernel a little slower can move the ends of steps so that requests wait less: judge it by itself, too.
+        "tolerances": {"gpu_time.attention_ms": {"relative": 0.02}},
         "limits": {"ready_wall_s": 900, "wall_s": 1200},
     }
     (folder / "gate.yaml").write_text(json.dumps(case))
@@ -78,7 +80,10 @@ def test_separate_starts_give_the_same_numbers(revati: Revati, gate: Path) -> No
             marks=pytest.mark.extended,
         ),
         pytest.param(
-            "predictor.scale={attention: 1.05}", "ttft_ms", "GPU time in attention", marks=pytest.mark.extended
+            "predictor.scale={attention: 1.05}",
+            "gpu_time.attention_ms",
+            "GPU time in attention",
+            marks=pytest.mark.extended,
         ),
     ],
 )
