@@ -83,8 +83,7 @@ RVT_EXPORT sighandler_t signal(int signo, sighandler_t handler) {
   return sigaction(signo, &act, &old) ? SIG_ERR : old.sa_handler;
 }
 
-/* Signals sent. Counted before they go: a thread that only sleeps is not looked at without a reason, and this is one.
- */
+/* Signals sent, counted before they go: a sleeping thread is looked at only for a reason, and this is one. */
 #define RVT_SEND(name, parameters, arguments) \
   RVT_EXPORT int name parameters {            \
     if (rvt_on()) rvt_effect();               \
