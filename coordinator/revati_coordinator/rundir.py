@@ -2,7 +2,8 @@
 
 `$XDG_RUNTIME_DIR/revati/<pid>/` (or `/tmp/revati-<uid>/<pid>/`) holds `info.json`, the sockets and a `lock` file that
 the coordinator keeps locked. The kernel drops the lock with the process, however it dies: a directory without a lock
-is stale and is removed by the next command that looks.
+is stale and is removed by the next command that looks. A directory gets its name once its lock is held, so that nobody
+ever sees a live one unlocked.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 from revati_coordinator.errors import CoordinatorError, NotRunningError
 
 __all__ = ["RunDirectory", "base_directory", "find_run", "live_runs"]
+
+MAKING = ".making-"
 
 
 def base_directory(make: bool = True) -> Path:
@@ -44,10 +47,20 @@ class RunDirectory:
 
     def __init__(self, pid: int) -> None:
         live_runs()  # drops what dead coordinators left
-        self.path = base_directory() / str(pid)
-        self.path.mkdir(mode=0o700)
-        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        making = _make(f"{MAKING}{pid}")
+        self._lock = os.open(making / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # waits for a command that looks at it just now
+        self.path = making.with_name(str(pid))
+        if not _is_locked(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)  # of an earlier process of this number
+        try:
+            making.rename(self.path)
+        except OSError as error:
+            self.path, taken = making, self.path
+            self.remove()
+            raise CoordinatorError(
+                f"{taken} belongs to a run of another container; set XDG_RUNTIME_DIR to a folder of this one's own"
+            ) from error
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         temporary = self.path / "info.json.new"
@@ -62,24 +75,40 @@ class RunDirectory:
             self._lock = -1
 
 
+def _make(name: str) -> Path:
+    """The folder `name` in the base directory, which the end of another run may remove while it is empty."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            path = base_directory() / name
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o700)
+            return path
+
+
 def remove_directory(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
         path.parent.rmdir()  # succeeds for the last one only
 
 
-def _is_locked(path: Path) -> bool:
+def _is_locked(path: Path) -> bool | None:
+    """None without a lock file: its owner is just making or removing the folder, or died doing so."""
     try:
         lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return False
+        return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look at once see no owner in each other
+        return None if os.fstat(lock).st_nlink == 0 else False
     except BlockingIOError:
         return True
     finally:
         os.close(lock)
-    return False
+
+
+def _is_stale(path: Path, pid: str) -> bool:
+    locked = _is_locked(path) if path.name == pid else None
+    return not os.path.exists(f"/proc/{pid}") if locked is None else not locked
 
 
 def _age(path: Path) -> float:
@@ -97,13 +126,13 @@ def live_runs() -> dict[int, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     for entry in entries:
-        if not entry.name.isdigit():
+        pid = entry.name.removeprefix(MAKING)
+        if not pid.isdigit():
             continue
-        if not _is_locked(entry):
-            # A coordinator that is just starting has made the folder and not yet the lock.
-            if not (entry / "lock").exists() and os.path.exists(f"/proc/{entry.name}"):
-                continue
+        if _is_stale(entry, pid):
             remove_directory(entry)
+            continue
+        if entry.name != pid:
             continue
         with contextlib.suppress(OSError, ValueError):
             runs[int(entry.name)] = {
