@@ -296,6 +296,7 @@ struct rvt_module {
   struct rvt_symbol *symbols;
   uint64_t charged;
   int device;
+  const void *fat_binary; /* as registered with the runtime, NULL for a loaded module */
 };
 
 struct rvt_symbol {

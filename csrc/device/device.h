@@ -131,6 +131,7 @@ struct rvt_kernel {
   const struct rvt_param *params;
   atomic_bool resolved;
   bool layout_is_cubin; /* false: from the registry or the mangled name */
+  bool no_image;        /* not made for this device */
   uint64_t read_params; /* bit i: parameter i is a pointer to const (from the mangled name) */
   /* Attributes, from .nv.info where a cubin was given, else defaults of the architecture. */
   int32_t max_threads, static_shared_bytes, local_bytes, const_bytes, registers, binary_version, ptx_version;

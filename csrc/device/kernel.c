@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "device/core.h"
+#include "device/fatbin.h"
 
 #define HOST_SLOTS (1u << 19) /* torch and vLLM register 30,000 kernels */
 
@@ -79,16 +80,22 @@ static void layout_from_sizes(struct rvt_kernel *k, const uint16_t *bytes, int c
   k->read_params = 0;
 }
 
+static void choose_image(struct rvt_kernel *k) {
+  const struct rvt_gpu *gpu = rvt_g.devices[0].info;
+  const void *fat_binary = k->module ? k->module->fat_binary : NULL;
+  struct rvt_image image = rvt_fatbin_choose(fat_binary, gpu ? gpu->cc_major * 10 + gpu->cc_minor : 90);
+  k->ptx_version = image.ptx_version;
+  k->binary_version = image.binary_version;
+  k->no_image = image.none;
+}
+
 /* What 30,000 registrations should not pay for: hash, registry and layout are looked up at the first use. */
 void rvt_kernel_resolve_slow(struct rvt_kernel *k) {
   pthread_mutex_lock(&resolve_lock);
   if (!atomic_load(&k->resolved)) {
     if (!k->name_len) k->name_len = (uint32_t)strlen(k->name);
     k->name_hash = rvt_hash_bytes(k->name, k->name_len);
-    if (!k->binary_version) {
-      const struct rvt_gpu *gpu = rvt_g.devices[0].info;
-      k->binary_version = k->ptx_version = gpu ? gpu->cc_major * 10 + gpu->cc_minor : 90;
-    }
+    choose_image(k);
     if (k->param_count < 0) {
       struct rvt_param params[RVT_MAX_KERNEL_PARAMS];
       uint16_t total;

@@ -35,6 +35,7 @@ int rvt_launch_kernel(const struct rvt_kernel *k, const uint32_t grid[3], const 
   uint64_t threads = (uint64_t)block[0] * block[1] * block[2];
   if (RVT_UNLIKELY(threads == 0 || threads > 1024 || !grid[0] || !grid[1] || !grid[2])) return RVT_E_INVALID_VALUE;
   rvt_kernel_resolve(k);
+  if (RVT_UNLIKELY(k->no_image)) return RVT_E_NO_BINARY;
   struct rvt_launch l = {.kernel = k,
                          .grid = {grid[0], grid[1], grid[2]},
                          .block = {block[0], block[1], block[2]},

@@ -13,17 +13,12 @@ struct dim3 {
 
 /* ---- registration ------------------------------------------------------------------------------------------ */
 
-struct fat_handle {
-  const void *image;
-  struct rvt_module module;
-};
-
 RVT_API void **__cudaRegisterFatBinary(void *image) {
-  struct fat_handle *h = rvt_persist(sizeof *h);
-  if (!h) return NULL;
-  h->image = image;
-  h->module.magic = RVT_MAGIC_MODULE;
-  return (void **)h;
+  struct rvt_module *m = rvt_persist(sizeof *m);
+  if (!m) return NULL;
+  m->magic = RVT_MAGIC_MODULE;
+  m->fat_binary = image;
+  return (void **)m;
 }
 RVT_RECORDED void __cudaRegisterFatBinaryEnd(void **handle) {}
 RVT_RECORDED void __cudaUnregisterFatBinary(void **handle) {}
@@ -32,7 +27,7 @@ RVT_RECORDED char __cudaInitModule(void **handle) { return 1; }
 /* Names are literals in the caller's read-only data; a library that is closed unregisters and is not launched. */
 RVT_API void __cudaRegisterFunction(void **handle, const char *host, char *device_fun, const char *name,
                                     int thread_limit, void *tid, void *bid, void *block, void *grid, int *warp_size) {
-  struct rvt_kernel *k = rvt_kernel_make(name, 0, &((struct fat_handle *)handle)->module);
+  struct rvt_kernel *k = rvt_kernel_make(name, 0, (struct rvt_module *)handle);
   if (!k) return;
   if (thread_limit > 0) k->max_threads = thread_limit;
   rvt_kernel_register_host(host, k);
@@ -155,6 +150,7 @@ RVT_API int cudaFuncGetAttributes(struct func_attributes *out, const void *func)
   struct rvt_kernel *k = rvt_kernel_of_handle(func);
   if (rc || !out || !k) return rvt_rt(rc ? rc : !out ? RVT_E_INVALID_VALUE : RVT_E_INVALID_DEVICE_FUNCTION);
   rvt_kernel_resolve(k);
+  if (k->no_image) return rvt_rt(RVT_E_NO_BINARY);
   *out = (struct func_attributes){.shared_bytes = (size_t)k->static_shared_bytes,
                                   .const_bytes = (size_t)k->const_bytes,
                                   .local_bytes = (size_t)k->local_bytes,

@@ -49,6 +49,28 @@ def test_program(name: str, revati: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize(
+    ("gpu", "images", "ptx", "binary", "error"),
+    [
+        ("l40s", "sm_75,sm_80,sm_86,sm_90,sm_100,sm_120", 86, 86, 0),
+        ("l40s", "sm_80,sm_89,sm_90", 89, 89, 0),
+        ("l40s", "sm_75,sm_90,compute_75,compute_80,compute_90", 80, 89, 0),
+        ("l40s", "sm_75,sm_90,compute_90", 0, 0, 209),  # cudaErrorNoKernelImageForDevice
+        ("h100-sxm", "sm_80,sm_86,sm_90,sm_90,sm_100", 90, 90, 0),
+        ("h100-sxm", "sm_80,sm_86,sm_120", 0, 0, 209),
+        ("h100-sxm", "sm_80,other_0", 90, 90, 0),  # a kind that is not known may be anything
+        ("h100-sxm", "", 90, 90, 0),
+    ],
+)
+def test_the_image_that_a_device_takes(
+    revati: Call, tmp_path: Path, gpu: str, images: str, ptx: int, binary: int, error: int
+) -> None:
+    program = build("images", tmp_path)
+    done = revati("run", "--quiet", "--gpu", gpu, "--policy", "free", "--", str(program), images)
+    assert done.stdout.split() == [str(n) for n in (error, ptx, binary, error)], done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_unsupported_call_is_reported_once_with_its_caller(revati: Call, tmp_path: Path) -> None:
     source = tmp_path / "caller.c"
     source.write_text(

@@ -15,11 +15,19 @@ PROGRAMS = Path(__file__).resolve().parent / "torch_programs"
 
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch (comes with vLLM)")
-@pytest.mark.parametrize("name", ["basics", "triton_kernel"])
-def test_program(name: str, revati: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+@pytest.mark.parametrize(
+    ("name", "gpu"),
+    [
+        ("basics", "h100-sxm"),
+        ("triton_kernel", "h100-sxm"),
+        # One for each compute capability of the catalogue.
+        *(("every_gpu", gpu) for gpu in ("a100-sxm", "a10g", "l40s", "h100-sxm", "b200", "rtx-5090")),
+    ],
+)
+def test_program(name: str, gpu: str, revati: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     command = [sys.executable, str(PROGRAMS / f"{name}.py")]
     done = revati(
-        *("run", "--quiet", "--gpu", "h100-sxm", "--policy", "free", "--predictor", "constant:2", "--", *command),
+        *("run", "--quiet", "--gpu", gpu, "--policy", "free", "--predictor", "constant:2", "--", *command),
         timeout=300,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "passed"), done.stdout + done.stderr
