@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 THREADS = (20, 100, 300)
 # Label, requests per second of a Poisson process ("inf": all at once), requests.
 LOADS = (("idle-ish, 1 request/s", "1", 12), ("10 requests/s", "10", 60), ("saturated", "inf", 64))
+# Decode steps long enough to leave the CPU time to spare that a large model on several GPUs leaves: 22 to 25 ms.
+LONG_STEPS_GPU = "l40s"
+BATCHES = (1, 8, 64)
 REPEATS = 3
 
 
@@ -125,6 +129,29 @@ def vllm_loads(folder: Path) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def in_process(folder: Path) -> list[dict[str, float]]:
+    """Speed of decode steps of vLLM's engine without a server, per batch size; policy free."""
+    model = folder / "model"
+    revati("models", "write", "llama-3.1-8b", str(model))
+    script = str(ROOT / "scripts" / "bench_in_process.py")
+    command = [sys.executable, "-m", "revati", "run", "--quiet", "--gpu", LONG_STEPS_GPU, "--policy", "free", "--"]
+    command += [sys.executable, script, str(model), *map(str, BATCHES)]
+    rows = []
+    began_s = 0.0
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+        for line in run.stdout or ():
+            word, *values = line.split() or [""]
+            if word == "begin":
+                began_s = time.monotonic()
+            elif word == "end":
+                batch, virtual_s = int(values[0]), float(values[1])
+                wall_s = time.monotonic() - began_s
+                rows.append({"batch": batch, "virtual_s": virtual_s, "wall_s": wall_s, "speedup": virtual_s / wall_s})
+    if run.returncode:
+        raise RuntimeError(f"vLLM in one process ended with {run.returncode}")
+    return rows[1:]  # the first one warmed up
 
 
 def machine() -> str:

@@ -1,4 +1,4 @@
-"""What libraries tune by architecture (CUB's scans and sorts among it) runs on every GPU that the wheel has code for."""
+"""What libraries tune by architecture (CUB: scans, sorts) runs on every GPU that the wheel has code for."""
 
 from __future__ import annotations
 
