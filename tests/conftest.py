@@ -66,7 +66,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def processes_with(marker: str) -> list[int]:
@@ -84,7 +84,7 @@ def processes_with(marker: str) -> list[int]:
     return found
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 20.0, what: str = "the condition") -> None:
+def wait_until(condition: Callable[[], object], limit_s: float = 120.0, what: str = "the condition") -> None:
     limit = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < limit, f"{what} did not come true within {limit_s} s"

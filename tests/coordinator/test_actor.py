@@ -39,7 +39,7 @@ def run() -> Iterator[tuple[subprocess.Popen[str], str]]:
     wait_until(control, what="the run")
     yield process, control()
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=120)
 
 
 def test_clock_stands_still_while_an_actor_works(run: tuple[subprocess.Popen[str], str]) -> None:

@@ -43,4 +43,4 @@ def test_idle_server_follows_real_time(start: Start, revati: Call, tmp_path: Pat
     assert revati("join", "--", "sleep", "100000").returncode == 0  # a client in the clock: no brake
     assert virtual_s() > second + 100000
     revati("stop")
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)

@@ -85,7 +85,7 @@ def test_join_status_threads_metrics_stop(start: Start, revati: Call) -> None:
     assert re.search(r"^revati_gpu_memory_used_bytes\{gpu=\"0\"\} 0 \d+$", metrics, re.MULTILINE)
     assert "NVIDIA H100 80GB HBM3" in revati("smi").stdout
     assert revati("stop").returncode == 0
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode != 0
 
 
@@ -108,7 +108,7 @@ def test_pause_step_and_run_to(start: Start, revati: Call) -> None:
     assert revati("resume").returncode == 0
     wait_until(lambda: virtual_ns() > after + 2 * 10**10, what="resume")
     revati("stop")
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
 
 
 def test_refuses_a_second_coordinator_inside_a_run(revati: Call) -> None:
@@ -135,7 +135,7 @@ def test_kill_9_leaves_nothing(start: Start, victim: str, tmp_path: Path) -> Non
     assert len({process.pid, coordinator, init, program}) == 4
     victims = {"supervisor": process.pid, "coordinator": coordinator, "init": init, "program": program}
     os.kill(victims[victim], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     wait_until(lambda: not processes_with(marker), what="the end of every process")
     assert process.returncode == {"supervisor": -9, "coordinator": 4, "init": 4, "program": 137}[victim], errors
     assert "Traceback" not in errors
@@ -149,7 +149,7 @@ def test_signals_end_the_run(start: Start, number: signal.Signals) -> None:
     process = start("run", "--", sys.executable, "-c", BUSY, env={**os.environ, "REVATI_TEST_MARKER": marker})
     _await_run(process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     wait_until(lambda: not processes_with(marker), what="the end of every process")
     assert (
@@ -180,5 +180,5 @@ def test_shared_memory_of_killed_processes_is_removed(start: Start, victim: str,
     tracker = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     for number in [*tracker, int(pid)] if victim == "program" else [int(coordinator)]:
         os.kill(number, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert not (Path("/dev/shm") / name).exists()

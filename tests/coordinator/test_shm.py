@@ -33,7 +33,7 @@ def test_what_a_killed_program_left_goes() -> None:
     program += "print(s._semlock.name[1:], flush=True); os.kill(os.getpid(), 9)"
     # The tracker that would clean up after it is not there yet: SemLock registers names with it.
     program = "import multiprocessing.resource_tracker as t; t.register = lambda *_: None; " + program
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     name = f"sem.{done.stdout.strip()}"
     assert (SHM / name).exists()
     assert name not in remove_orphans(time.time() + 60), "older than the run: not ours"

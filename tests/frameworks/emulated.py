@@ -31,7 +31,7 @@ def need_v2_runner() -> None:
     """Skips the test where vLLM's second model runner is still the experiment of its first releases."""
     need("vllm")
     code = "import importlib.metadata as m; print(*m.version('vllm').split('.')[:2])"
-    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=180, check=True)
     major, minor = (int(part) for part in done.stdout.split())
     if (major, minor) < (0, 25):
         pytest.skip(f"vLLM {major}.{minor} has the V2 runner as an experiment only")
@@ -40,7 +40,7 @@ def need_v2_runner() -> None:
 @functools.cache
 def _installed(module: str) -> bool:
     look = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
-    return subprocess.run([PYTHON, "-c", look, module], timeout=60).returncode == 0
+    return subprocess.run([PYTHON, "-c", look, module], timeout=180).returncode == 0
 
 
 def emulate(

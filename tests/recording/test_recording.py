@@ -246,7 +246,7 @@ def test_libraries_that_only_extension_modules_load(tmp_path: Path) -> None:
         "REVATI_RECORD": str(raw),
         "REVATI_RECORD_METHOD": "event",
     }
-    done = subprocess.run([str(tmp_path / "program")], env=variables, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([str(tmp_path / "program")], env=variables, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "passed\n", "")
     write_recording(raw, out, {})
     assert [(r["call"], r["name"], r["p"][0], r["duration_ns"]) for r in rows_of(out)] == [
@@ -264,7 +264,7 @@ def test_calls_without_any_library(tmp_path: Path) -> None:
     program = tmp_path / "alone"
     subprocess.run(["cc", str(source), "-o", str(program), str(recorder_library())], check=True)
     variables = {"REVATI_RECORD": str(tmp_path), "LD_LIBRARY_PATH": str(recorder_library().parent)}
-    done = subprocess.run([str(program)], env=variables, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([str(program)], env=variables, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert done.stderr.startswith("revati record: cudaMalloc was called, and no CUDA library of this process has it")
 

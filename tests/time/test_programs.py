@@ -36,7 +36,7 @@ PYTHON_PROGRAMS = [
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, **environment})
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **environment})
 
 
 def natively(command: list[str], **environment: str) -> None:
