@@ -30,7 +30,7 @@ def test_virtual_sleep_takes_no_time_and_is_exact(revati: Call) -> None:
     done = revati("run", "--", sys.executable, "-c", program)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(86400, abs=1e-6)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 240
     assert re.search(r"86400\.\d+ virtual s in", done.stderr)
 
 

@@ -32,7 +32,7 @@ BASE: dict[str, Any] = {
     },
     "slo": {"ttft_ms": 100, "tpot_ms": 8},
     "host_time": {"policy": "free"},
-    "limits": {"ready_wall_s": 60, "wall_s": 120, "stall_wall_s": 60},
+    "limits": {"ready_wall_s": 300, "wall_s": 600, "stall_wall_s": 300},
 }
 
 

@@ -53,7 +53,7 @@ def test_emulated_runs_are_identical_and_exact(fake_case: Maker, tmp_path: Path)
     assert first[0] == pytest.approx(11.0, abs=0.6)
     assert [row["sent_ns"] // 1000 for row in one["requests"]] == [250_000 * i for i in range(20)]
     assert one["statistics"]["virtual_ns"] > 4.75e9
-    assert one["outcome"]["wall_s"] < 60
+    assert one["outcome"]["wall_s"] < 240
 
 
 @pytest.mark.usefixtures("emulation")
@@ -63,7 +63,7 @@ def test_waits_of_agents_pass_in_virtual_time(fake_case: Maker, tmp_path: Path) 
     result = run_case(case, tmp_path / "out", EmulatedRunner())
     assert result["metrics"]["requests.ok"] == 12
     assert result["metrics"]["duration_s"] > 1800
-    assert result["outcome"]["wall_s"] < 60
+    assert result["outcome"]["wall_s"] < 240
     for row in result["requests"]:
         assert row["input_tokens"] == 128 + row["call"] * (12 + 32)
         # The whole history is in the cache, down to blocks of 16 tokens: the answers came back as they were sent.
@@ -100,7 +100,7 @@ def test_a_server_that_never_becomes_ready(fake_case: Maker, tmp_path: Path) -> 
     started = time.monotonic()
     with pytest.raises(RunError, match=r"did not answer .*/health within 3 s of real time \(limits.ready_wall_s\)"):
         run_case(case, tmp_path / "out", NativeRunner())
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 60
 
 
 def test_a_server_that_ends_at_once_shows_its_last_lines(fake_case: Maker, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_load_that_hangs_is_ended_and_what_finished_is_kept(fake_case: Maker, 
         {
             "workload": {"scrape_s": 0, "classes": classes},
             "server": {"args": ["--hang-after", 600]},
-            "limits": {"stall_wall_s": 4},
+            "limits": {"stall_wall_s": 10},
         }
     )
     result = run_case(case, tmp_path / "out", NativeRunner())

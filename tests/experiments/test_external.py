@@ -156,7 +156,7 @@ def their_case(make: Maker, driver: str, model: Path, concurrency: int) -> Case:
     case = driver_case(make, driver, arrival={"kind": "closed", "concurrency": concurrency, "think_s": None})
     case.data["workload"]["executable"] = program(driver)
     case.data["model"]["path"] = str(model)
-    case.data["limits"] |= {"wall_s": 400, "ready_wall_s": 120}
+    case.data["limits"] |= {"wall_s": 900, "ready_wall_s": 300}
     # A prompt's time must not depend on how a client's text splits into tokens.
     case.data["server"]["args"] = ["--prefill-us", "0"]
     return case
