@@ -66,6 +66,7 @@ class Section:
         self.flags, self._low, self._high = flags, low, high
         self.models = {mode: list(many) for mode, many in models.items()}
         self._ensembles: dict[str, Ensemble] = {}
+        self._by_hard: dict[Key, list[Key]] | None = None  # configurations that agree in every hard column
         self._slots = stack.Slots(family, grid) if grid else None
 
     # --- storage -------------------------------------------------------------------------------------------------
@@ -142,15 +143,18 @@ class Section:
         assert self.grid is not None
         soft = [self.family.config.index(c) for c in self.family.soft]
         hard = [i for i in range(len(key)) if i not in soft]
+        if self._by_hard is None:
+            self._by_hard = {}
+            for other in self.grid.configs:
+                self._by_hard.setdefault(tuple(other[i] for i in hard), []).append(other)
         best, best_score = key, -1
-        for other in self.grid.configs:
-            if all(other[i] == key[i] for i in hard):
-                score = sum(
-                    _likeness(str(other[i]), str(key[i])) << (8 * (len(soft) - 1 - rank))
-                    for rank, i in enumerate(reversed(soft))
-                )
-                if score > best_score:
-                    best, best_score = other, score
+        for other in self._by_hard.get(tuple(key[i] for i in hard), ()):
+            score = sum(
+                _likeness(str(other[i]), str(key[i])) << (8 * (len(soft) - 1 - rank))
+                for rank, i in enumerate(reversed(soft))
+            )
+            if score > best_score:
+                best, best_score = other, score
         return best
 
     def predict(self, columns: Columns) -> tuple[Floats, Floats, Floats, NDArray[np.int64]]:
@@ -204,8 +208,7 @@ class Section:
             assert self.grid is not None and self._slots is not None
             features, base = stack.config_features(self.family, self.gpu, self.grid, self._slots, columns)
         else:
-            features = self.family.physics(self.gpu, columns)
-            base = np.zeros(len(rows))
+            features, base = stack.apart_features(self.family, self.gpu, columns, self.facts.get("law"))
         matrix = stack.matrix(features)
         if mode not in self._ensembles:
             self._ensembles[mode] = Ensemble(self.models[mode])

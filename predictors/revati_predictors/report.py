@@ -110,7 +110,7 @@ def _importance(section: Section, mode: str) -> tuple[list[str], list[float]]:
     elif mode == "config":
         names = list(stack.config_features(family, section.gpu, grid, stack.Slots(family, grid), columns)[0])
     else:
-        names = list(family.physics(section.gpu, columns))
+        names = list(stack.apart_features(family, section.gpu, columns, section.facts.get("law"))[0])
     counts = np.zeros(len(names))
     for line in section.models[mode][0].text.split("\n"):
         if line.startswith("split_feature="):

@@ -3,6 +3,7 @@
 hole features    a missing node of a known configuration: its lines on every axis, parallelograms of two axes, and the
                  same node of similar configurations (training completes the table with these)
 config features  a configuration that was never measured: only similar configurations (used at run time too)
+apart features   what has no measured relatives: physics alone (used at run time too)
 size features    a size between the nodes of the completed table (used at run time too)
 """
 
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from revati_predictors.families import Columns, Family, Key
 from revati_predictors.gpus import Gpu
 from revati_predictors.grid import ABSENT, Grid
+from revati_predictors.law import Law, law_us
 
-__all__ = ["Slots", "config_features", "hole_features", "key_columns", "matrix", "size_features"]
+__all__ = ["Slots", "apart_features", "config_features", "hole_features", "key_columns", "matrix", "size_features"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -222,6 +224,15 @@ def config_features(
     out["base"] = base
     out.update(physics)
     return out, base
+
+
+def apart_features(family: Family, gpu: Gpu, columns: Columns, law: Law | None) -> tuple[dict[str, Floats], Floats]:
+    """Features of rows without any measured relative, and the base estimate of y: the law where there is one."""
+    if law is None or family.terms is None or family.apart is None:
+        return family.physics(gpu, columns), np.zeros(len(next(iter(columns.values()))))
+    terms = family.terms(gpu, columns)
+    us = law_us(terms, columns["dtype"], law)
+    return family.apart(gpu, columns, terms), np.log(us / family.roofline_us(gpu, columns))
 
 
 def size_features(

@@ -19,10 +19,22 @@ from revati_predictors import stack
 from revati_predictors.boosting import Model
 from revati_predictors.complete import complete, continue_grid, fill_lines, fit_far
 from revati_predictors.families import Columns, Family
-from revati_predictors.fitting import COVERAGE, errors, quantiles, sample, split_hash, stretch_of, take, three
+from revati_predictors.fitting import (
+    COVERAGE,
+    errors,
+    fit,
+    quantiles,
+    sample,
+    split_hash,
+    stretch_of,
+    tails,
+    take,
+    three,
+)
 from revati_predictors.gpus import Gpu
 from revati_predictors.grid import ABSENT, Grid
 from revati_predictors.holes import Holes, Prior, known_rows
+from revati_predictors.law import Law, fit_law
 from revati_predictors.learned import Section
 
 __all__ = ["Trained", "train_section"]
@@ -131,17 +143,20 @@ class _Trainer:
         far = self._far(complete(holes, {}, beyond)[0], everything)
         filled, flags, low, high = complete(holes, stretch, beyond, far)
         models: dict[str, list[Model]] = {}
+        law: Law | None = None
         runtime: dict[str, tuple[float, float]] = {}
         if len(self.y) > _ENOUGH:
             if family.strict_slots:
                 models["config"] = self._config_models(filled, everything)[0]
                 runtime["config"] = stretch.get("region", (1.5, 0.01))
             if family.mask_axis < 0:
-                models["physics"] = self._physics_models(everything)
+                models["physics"], law = self._apart_models(everything)
                 runtime["physics"] = self._judge("model" if "model" in self.held else "physics")
             models["size"] = self._size_models(filled)
             runtime["size"] = self._judge("size")
         facts = self._facts(runtime, 0.05, beyond)
+        if law is not None:
+            facts["law"] = law
         return Section(family, self.gpu, filled, flags, low, high, models, facts)
 
     def _holes(self, rows: Mask, prior: Prior | None) -> Holes:
@@ -222,27 +237,40 @@ class _Trainer:
         features, base = stack.config_features(self.family, self.gpu, completed, slots, take(self.columns, rows))
         self._keep("region", rows, base, quantiles(models, stack.matrix(features)))
 
-    def _physics_models(self, rows: Mask) -> list[Model]:
-        """Anything of the family, from its features alone."""
+    def _apart_models(self, rows: Mask) -> tuple[list[Model], Law | None]:
+        """Anything of the family, from its features alone: (models, the law beneath them where the family has one)."""
+        family, law = self.family, None
         chosen = np.flatnonzero(rows)
+        if family.terms is not None:
+            law = fit_law(family, self.gpu, take(self.columns, chosen), self.us[chosen], self._model_names(), self.seed)
         chosen = chosen[sample(len(chosen), _REGION_ROWS, self.seed)]
-        x = stack.matrix(self.family.physics(self.gpu, take(self.columns, chosen)))
-        leaves = 31 if len(chosen) > 5000 else 12
-        return three(x, self.y[chosen], min(200, self.trees), leaves, self.seed)
+        features, base = stack.apart_features(family, self.gpu, take(self.columns, chosen), law)
+        x, r = stack.matrix(features), self.y[chosen] - base
+        if law is None:
+            return three(x, r, min(200, self.trees), 31 if len(chosen) > 5000 else 12, self.seed), None
+        trees = min(150, self.trees)
+        return [fit(x, r, "huber", 0.3, trees, 63, self.seed, 0.12), *tails(x, r, trees, self.seed)], law
+
+    def _model_names(self) -> list[str]:
+        """The columns that tell one model from another, whatever its split."""
+        return [c for c in self.family.region if c not in ("moe_tp_size", "moe_ep_size")]
 
     def _hold_physics(self, open_rows: Mask, apart: Mask) -> None:
-        x = stack.matrix(self.family.physics(self.gpu, self.columns))
-        nothing = np.zeros(len(x))
         if self.family.name == "moe":  # whole models, not only their splits
-            names = [c for c in self.family.region if c not in ("moe_tp_size", "moe_ep_size")]
-            part = split_hash(self.columns, names, self.seed + 4)
+            part = split_hash(self.columns, self._model_names(), self.seed + 4)
             for i in range(4 if "model" not in self.held else 0):
                 unseen = (part >= i * 0.25) & (part < (i + 1) * 0.25)
                 if 0.02 < unseen.mean() < 0.5:
-                    self._hold("model", np.flatnonzero(unseen), self._physics_models(~unseen), x, nothing)
+                    self._hold_apart("model", np.flatnonzero(unseen), ~unseen)
             if "model" in self.held:
                 return
-        self._hold("physics", np.flatnonzero(apart), self._physics_models(open_rows), x, nothing)
+        self._hold_apart("physics", np.flatnonzero(apart), open_rows)
+
+    def _hold_apart(self, mode: str, rows: NDArray[np.int64], open_rows: Mask) -> None:
+        models, law = self._apart_models(open_rows)
+        if len(rows):
+            features, base = stack.apart_features(self.family, self.gpu, take(self.columns, rows), law)
+            self._keep(mode, rows, base, quantiles(models, stack.matrix(features)))
 
     def _size_models(self, filled: Grid) -> list[Model]:
         """Sizes between nodes, taught on nodes whose own planes are hidden on some axes."""

@@ -9,9 +9,11 @@ pytest.importorskip("lightgbm")
 
 from revati_predictors import find_gpu
 from revati_predictors.families import VARIANTS
+from revati_predictors.families.moe import moe_loads
 from revati_predictors.fitting import stretch_of
 from revati_predictors.grid import Grid
 from revati_predictors.holes import Holes, Prior, known_rows
+from revati_predictors.law import fit_law, law_us
 
 
 @pytest.mark.parametrize("tail", ["normal", "heavy"])
@@ -69,3 +71,66 @@ def test_holes_are_told_from_neighbours() -> None:
     median, low, high = holes.predict({name: values[rows] for name, values in columns.items()}, False)
     assert np.median(np.abs(median - y[rows])) < 0.05
     assert (low > 0).all() and (high > 0).all()
+
+
+_MODEL = ("hidden_size", "inter_size", "topk", "num_experts")
+
+
+def _moe_rows(models: list[tuple[int, int, int, int]], distribution: str = "power_law_1.2") -> dict[str, np.ndarray]:
+    rows = np.array(
+        [(t, *model, 1, ep) for model in models for t in (1, 8, 64, 512, 4096) for ep in (1, 4) if ep <= model[3]],
+        float,
+    )
+    columns = dict(zip(("num_tokens", *_MODEL, "moe_tp_size", "moe_ep_size"), rows.T))
+    return {
+        **columns,
+        "dtype": np.full(len(rows), "bfloat16", dtype=object),
+        "distribution": np.full(len(rows), distribution, dtype=object),
+    }
+
+
+def test_a_law_holds_for_a_model_that_it_never_saw() -> None:
+    gpu, family = find_gpu("h100-sxm"), VARIANTS["moe"]
+    assert family.terms is not None
+    seen = _moe_rows([(2048, 768, 8, 128), (4096, 14336, 2, 8), (5120, 8192, 1, 16), (7168, 2048, 8, 384)])
+    unseen = _moe_rows([(3072, 1536, 6, 160)])
+
+    def true_us(columns: dict[str, np.ndarray]) -> np.ndarray:
+        factors = np.zeros(family.terms(gpu, columns).shape[1])
+        factors[[0, 1, 4, 7]] = 1.5, 1.2, 2.0, 1.8
+        return family.terms(gpu, columns) @ factors
+
+    law = fit_law(family, gpu, seen, true_us(seen), _MODEL, 1)
+    assert set(law) == {"", "bfloat16"}
+    found = law_us(family.terms(gpu, unseen), unseen["dtype"], law)
+    assert found == pytest.approx(true_us(unseen), rel=0.02)
+
+
+@pytest.mark.parametrize("alpha", [1.01, 1.2])
+def test_skewed_loads_agree_with_drawn_ones(alpha: float) -> None:
+    columns = _moe_rows([(2048, 768, 8, 128), (4096, 1024, 10, 512)], f"power_law_{alpha}")
+    random = np.random.default_rng(1)
+    pairs, busy, hottest, tiles = moe_loads(columns)
+    for i, (tokens, topk, experts, ep) in enumerate(
+        zip(*(columns[c].astype(int) for c in ("num_tokens", "topk", "num_experts", "moe_ep_size")))
+    ):
+        if tokens < 64:
+            continue
+        drawn = []
+        for _ in range(200):
+            low, high, one = 1.0, 0.8 * tokens, 1.0 - alpha
+            x = ((high**one - low**one) * random.random(experts) + low**one) ** (1.0 / one)
+            load = np.rint(x / x.sum() * tokens * topk).reshape(ep, -1)
+            rank = load[load.sum(axis=1).argmax()]
+            drawn.append((rank.sum(), (rank > 0).sum(), rank.max(), np.ceil(rank / 64).sum()))
+        mean = np.mean(drawn, axis=0)
+        assert [pairs[i], busy[i], hottest[i], tiles[64][i]] == pytest.approx(mean, rel=0.3)
+
+
+def test_balanced_loads_are_shared_out() -> None:
+    pairs, busy, hottest, tiles = moe_loads(_moe_rows([(2048, 768, 8, 128)], "balanced"))
+    # tokens 1, 8, 64, 512, 4096, each with all experts here and with a quarter of them
+    assert pairs.tolist() == [8, 2, 64, 16, 512, 128, 4096, 1024, 32768, 8192]
+    assert busy.tolist() == [8, 2, 64, 16, 128, 32, 128, 32, 128, 32]
+    assert hottest[-1] == 256
+    assert tiles[128].tolist()[-2:] == [256, 64]

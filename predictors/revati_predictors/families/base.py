@@ -53,6 +53,9 @@ class Family:
     region: columns whose combinations are withheld as whole regions when the trainer validates.
     roofline_us, physics: from columns of rows. slots: neighbours of a configuration in order of usefulness, in groups;
         groups up to `strict_groups` stay available for a configuration of a withheld region (unseen heads).
+    terms: microseconds of parts of the operator at the card's peaks [rows, terms]; a law, fitted on the table, says how
+        much of each counts (see law.py). apart: features, from columns and terms, of what has no measured relatives (an
+        unseen model); the learned part tells its duration relative to that law.
     mask_axis: an axis whose line is hidden in half of the training rows (an unseen (n, k) has no other m).
     """
 
@@ -75,6 +78,8 @@ class Family:
     edges_by_slots: bool = False
     far: tuple[tuple[float, ...], ...] = ()
     extend: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    terms: Callable[[Gpu, Columns], Floats] | None = None
+    apart: Callable[[Gpu, Columns, Floats], dict[str, Floats]] | None = None
 
     @property
     def needed(self) -> tuple[str, ...]:
