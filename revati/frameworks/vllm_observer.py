@@ -17,9 +17,11 @@ import logging
 import os
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
+
+from revati.frameworks.quantization import quantization_kind
 
 __all__ = ["register"]
 
@@ -247,12 +249,9 @@ def _version() -> str:
 
 
 def _quantization(model: Any, text: Any) -> str:
-    """One of the names that the predictors know; empty = none."""
+    details = getattr(text, "quantization_config", None) or getattr(model.hf_config, "quantization_config", None)
     name = str(getattr(model, "quantization", None) or "")
-    details = getattr(text, "quantization_config", None) or {}
-    if name == "fp8" and isinstance(details, dict) and details.get("weight_block_size"):
-        return "fp8_block"
-    return {"awq": "w4a16", "awq_marlin": "w4a16", "gptq": "w4a16", "gptq_marlin": "w4a16"}.get(name, name)
+    return quantization_kind(name, details if isinstance(details, Mapping) else {})
 
 
 def _announce_requests(runner: Any, arguments: tuple[Any, ...], _result: Any) -> None:
