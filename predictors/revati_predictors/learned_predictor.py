@@ -109,7 +109,10 @@ class LearnedPredictor:
         return None
 
     def _products(self, columns: dict[str, NDArray[Any]]) -> list[Estimate]:
-        """Rows of `gemm`; a layer that was measured on this card with this very version goes before other tables."""
+        """Rows of `gemm`; a layer that was measured on this card with this very version goes before other tables.
+
+        Beyond the tokens that it was measured with, other tables go first again.
+        """
         out = self._ask("gemm", columns)
         pack = self._packs[0] if self._packs and self._packs[0].gpu.key == self.gpu.key else None
         if pack is None:
@@ -126,7 +129,8 @@ class LearnedPredictor:
                 y, below, above, source = pack.section(entry).predict(part)
                 figures = (roof * np.exp(y), roof * np.exp(y - below), roof * np.exp(y + above), source)
                 for i, *row in zip(chosen.tolist(), *(f.tolist() for f in figures)):
-                    out[i] = Estimate(*row)
+                    if row[-1] != EXTRAPOLATED or out[i].source >= EXTRAPOLATED:
+                        out[i] = Estimate(*row)
         return out
 
     def _layer_widths(self) -> dict[str, list[tuple[str, float, float]]]:

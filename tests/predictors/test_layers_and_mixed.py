@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from revati_predictors import load_predictor
+from revati_predictors import find_gpu, load_predictor
 from revati_predictors.families import Columns, Family
 from revati_predictors.learned_predictor import LearnedPredictor
 from revati_predictors.operators import Attention, Gemm, Stream
@@ -110,3 +110,22 @@ def test_a_step_later_most_rows_are_known(monkeypatch: pytest.MonkeyPatch) -> No
     later = [step(number) for number in range(1, 17)]
     assert sum(asked) <= 2 * (len(lengths) + 1), "each sequence enters one new page in 16 steps"
     assert later[-1].us >= first.us
+
+
+def test_products_of_layers_stand_for_what_was_measured() -> None:
+    """The layers of vLLM 0.19 were measured up to 2,048 tokens: beyond them the table of vLLM 0.24 goes on."""
+    sizes = (1024, 8192)
+    ops = [Gemm(m, 28672, 4096) for m in sizes]
+    own, other = (load_predictor("rtx-pro-6000", "auto", "vllm", v).predict(ops) for v in ("0.19.0", "0.24.0"))
+    assert own[0] != other[0]
+    assert own[1] == other[1]
+    assert 2 * sizes[1] * 28672 * 4096 / own[1].us * 1e6 < find_gpu("rtx-pro-6000").flops_bf16
+
+
+def test_a_wave_that_is_not_full_costs_little_while_memory_bounds() -> None:
+    """A100: the bandwidth that a layer of 28672 columns reaches lies between those of the measured neighbours."""
+    predictor = load_predictor("a100-sxm", "auto", "vllm", "0.14.0")
+    few, layer, many = (
+        e.us / n for e, n in ((predictor.predict([Gemm(8, n, 4096)])[0], n) for n in (16384, 28672, 65536))
+    )
+    assert many < 1.03 * layer and layer < 1.03 * few
