@@ -47,6 +47,15 @@ enum rvt_error {
   RVT_E_UNKNOWN = 999,
 };
 
+/* sampled.c: speculative decoding. */
+extern bool rvt_drafting; /* draft tokens were verified in this process */
+/* Frameworks that do not wait for a step's tokens announce the next batch as if all drafts were accepted: lengths of the
+ * named sequences as they are by the tokens that were sampled. */
+void rvt_batch_correct(struct rvt_seq *seqs, uint32_t n, const char *const *ids);
+void rvt_batch_announced(void);
+/* predictor.c: what a draft model executes from now on, within the framework's step. */
+void rvt_batch_of_drafter(const struct rvt_seq *seqs, uint32_t n);
+
 /* steps.c */
 extern bool rvt_step_logging;
 void rvt_log_step(const struct rvt_batch *batch);

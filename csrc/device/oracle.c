@@ -16,6 +16,7 @@
  *   length ID N          the same for requests whose id contains ID between dashes (an X-Request-Id header, say)
  *   tokens ID T0 T1 ...  replays these output tokens, then EOS
  *   accept P             probability that a draft token is accepted (speculative decoding), default 0.7
+ *   accept ID P          the same for requests whose id contains ID between dashes
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,7 @@
 struct rule { /* length or tokens of one request name */
   uint64_t name_hash;
   int32_t length;
+  double accept; /* negative: as for all */
   const int32_t *text;
   uint32_t text_count;
 };
@@ -91,7 +93,7 @@ static struct rule *rule_make(const char *name, size_t n) {
   uint64_t hash = rvt_oracle_hash(name, n, 1) | 1;
   struct rule *rule = rule_slot(hash);
   if (!rule->name_hash) {
-    *rule = (struct rule){.name_hash = hash, .length = -1};
+    *rule = (struct rule){.name_hash = hash, .length = -1, .accept = -1};
     config.rule_count++;
   }
   return rule;
@@ -115,9 +117,12 @@ static bool read_tokens(char *rest, struct rule *rule) {
   return true;
 }
 
+static bool is_probability(double p) { return p >= 0 && p <= 1; }
+
 static bool read_line(char *line) {
   char word[32], name[160];
   long long a, b;
+  double p;
   int used = 0;
   char *comment = strchr(line, '#');
   if (comment) *comment = 0;
@@ -126,7 +131,10 @@ static bool read_line(char *line) {
   if (!strcmp(word, "seed") && sscanf(rest, "%lld", &a) == 1) config.seed = (uint64_t)a;
   else if (!strcmp(word, "vocab") && sscanf(rest, "%lld", &a) == 1) config.vocab = (uint32_t)a;
   else if (!strcmp(word, "eos") && sscanf(rest, "%lld", &a) == 1) config.eos = (int32_t)a;
-  else if (!strcmp(word, "accept") && sscanf(rest, "%lf", &config.accept) == 1) return true;
+  else if (!strcmp(word, "accept") && sscanf(rest, "%159s %lf", name, &p) == 2 && is_probability(p)) {
+    struct rule *rule = rule_make(name, strlen(name));
+    if (rule) rule->accept = p;
+  } else if (!strcmp(word, "accept") && sscanf(rest, "%lf %159s", &p, name) == 1 && is_probability(p)) config.accept = p;
   else if (!strcmp(word, "range") && sscanf(rest, "%lld %lld", &a, &b) == 2 && a < b) {
     config.low = (uint32_t)a;
     config.high = (uint32_t)b;
@@ -211,6 +219,7 @@ void rvt_request_init(struct rvt_request *request, const char *id, const int32_t
   request->prompt_tokens = prompt_tokens;
   request->key = mix(rvt_oracle_hash(prompt, prompt_tokens * sizeof *prompt, 2), seed, id ? sample_number(id) : 0);
   request->length = rule && rule->length >= 0 ? rule->length : config.length;
+  request->accept = rule && rule->accept >= 0 ? rule->accept : config.accept;
   request->text = rule ? rule->text : NULL;
   request->text_count = rule ? rule->text_count : 0;
   if (request->eos == -1) request->eos = config.eos;
@@ -234,7 +243,7 @@ static struct rvt_request *request_slot(uint64_t id_hash, bool make) {
 
 bool rvt_requests_announced(void) { return requests != NULL; }
 
-const struct rvt_request *rvt_request_find(const char *id) {
+struct rvt_request *rvt_request_find(const char *id) {
   return id ? request_slot(rvt_oracle_hash(id, strlen(id), 0) | 1, false) : NULL;
 }
 
@@ -355,6 +364,22 @@ int32_t rvt_oracle_token(const struct rvt_choice *c) {
   return draw(c, h);
 }
 
+static bool listed(const int32_t *ids, uint32_t count, int32_t token) {
+  for (uint32_t i = 0; i < count; i++) {
+    if (ids[i] == token) return true;
+  }
+  return count == 0;
+}
+
+/* Whether a token that the oracle did not choose may stand at this position. */
+static bool draft_fits(const struct rvt_choice *c, int32_t token) {
+  uint32_t vocab = c->vocab ? c->vocab : config.vocab;
+  if (token < 0 || (vocab && (uint32_t)token >= vocab)) return false;
+  if (c->mask && !permitted(c, token)) return false;
+  return listed(c->allowed, c->allowed_count, token) &&
+         listed(c->request->allowed, c->request->allowed_count, token);
+}
+
 int32_t rvt_oracle_alternative(const struct rvt_choice *c, uint32_t n, int32_t taken) {
   need_config();
   uint32_t low, high;
@@ -373,13 +398,19 @@ float rvt_oracle_logprob(uint32_t rank) {
   return -3.9f - 0.25f * (float)(rank - 1);
 }
 
-uint32_t rvt_oracle_accepted(const struct rvt_choice *c, uint32_t drafted) {
+/* Where draft ids are made up as well (a draft model's), an accepted one was the oracle's token: the text is that of a
+ * run without speculation. Where they are real (copied from the prompt), an accepted one must be taken as it is, or
+ * the next drafts would be looked up in a text that never contained the last ones. */
+int32_t rvt_oracle_verify(const struct rvt_choice *c, int32_t draft, double probability, bool *accepted) {
   need_config();
-  uint32_t accepted = 0;
-  while (accepted < drafted) {
-    uint64_t h = mix(config.seed ^ 0xACCE, c->request->key, c->output_index + accepted);
-    if ((double)(h >> 11) * 0x1p-53 >= config.accept) break;
-    accepted++;
-  }
-  return accepted;
+  const struct rvt_request *request = c->request;
+  int32_t own = rvt_oracle_token(c);
+  uint64_t h = mix(config.seed ^ 0xACCE, request->key, c->output_index);
+  if (probability < 0) probability = request->accept < 0 ? config.accept : request->accept;
+  *accepted = (double)(h >> 11) * 0x1p-53 < probability;
+  if (!*accepted || draft == RVT_DRAFT_UNKNOWN || draft == own) return own;
+  bool replayed = request->text && c->output_index < request->text_count;
+  if (replayed && own == request->text[c->output_index]) return own;
+  *accepted = own != request->eos && !avoided(request, draft) && draft_fits(c, draft);
+  return *accepted ? draft : own;
 }

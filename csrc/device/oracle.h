@@ -21,11 +21,13 @@ struct rvt_request {
   uint32_t text_count;
   uint32_t allowed_count; /* allowed_token_ids of the request, 0 = all */
   int32_t *allowed;
+  double accept;     /* probability that a draft token is accepted; negative = as for all */
+  uint32_t produced; /* output tokens so far, counted where they are sampled; 0 = none or not known */
 };
 
 /* One token to choose. */
 struct rvt_choice {
-  const struct rvt_request *request; /* never NULL */
+  struct rvt_request *request; /* never NULL */
   uint32_t output_index;             /* 0 = first token after the prompt */
   uint32_t vocab;                    /* 0 = unknown */
   const uint32_t *mask;              /* grammar bitmask, bit set = allowed; NULL = all */
@@ -44,14 +46,18 @@ int32_t rvt_oracle_alternative(const struct rvt_choice *choice, uint32_t n, int3
  * summed over all ranks the probabilities stay below one, as those of a real distribution do. */
 float rvt_oracle_logprob(uint32_t rank);
 
-/* Draft tokens accepted of `drafted` at this position (speculative decoding). */
-uint32_t rvt_oracle_accepted(const struct rvt_choice *choice, uint32_t drafted);
+#define RVT_DRAFT_UNKNOWN INT32_MIN
+
+/* What stands at the position of a draft token (speculative decoding), and whether the draft was accepted. `draft`: the
+ * id that was proposed, RVT_DRAFT_UNKNOWN where only kernels would know it; `probability` of acceptance, negative = the
+ * request's. A pure function, as rvt_oracle_token is. */
+int32_t rvt_oracle_verify(const struct rvt_choice *choice, int32_t draft, double probability, bool *accepted);
 
 /* Whether an observer announces requests in this process. */
 bool rvt_requests_announced(void);
 
 /* Request announced under this id, or NULL. */
-const struct rvt_request *rvt_request_find(const char *id);
+struct rvt_request *rvt_request_find(const char *id);
 
 /* Fills key, length, text of a request from its id (may be NULL), prompt and seed. */
 void rvt_request_init(struct rvt_request *request, const char *id, const int32_t *prompt, uint32_t prompt_tokens,

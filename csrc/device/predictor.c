@@ -157,6 +157,24 @@ static bool keep_ids(struct kept_batch *k, const char *const *ids, uint32_t n) {
   return true;
 }
 
+static const struct rvt_batch *keep_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded_tokens,
+                                          const char *const *ids) {
+  struct kept_batch *k = &kept[turn++ % KEPT_BATCHES];
+  if (!keep_seqs(k, seqs, n) || (ids && !keep_ids(k, ids, n))) return NULL;
+  if (RVT_UNLIKELY(rvt_drafting) && ids) rvt_batch_correct(k->seqs, n, ids);
+  uint32_t tokens = 0;
+  for (uint32_t i = 0; i < n; i++) tokens += seqs[i].q_len;
+  uint64_t hash = rvt_mix(rvt_hash_bytes(k->seqs, n * sizeof *k->seqs), padded_tokens);
+  k->batch = (struct rvt_batch){.nseq = n,
+                                .padded = padded_tokens,
+                                .tokens = tokens,
+                                .hash = hash ? hash : 1,
+                                .seqs = k->seqs,
+                                .ids = ids ? k->ids : NULL};
+  atomic_store_explicit(&current, &k->batch, memory_order_release);
+  return &k->batch;
+}
+
 /* The batch that the framework executes from now on: one entry per sequence, ids may be NULL. n = 0 clears it.
  * Returns 0, or -1 when the batch cannot be kept. */
 RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded_tokens,
@@ -171,21 +189,15 @@ RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_
     rvt_host_cost_slow(RVT_HOST_SEQUENCE, n);
   }
   pthread_mutex_lock(&batch_lock);
-  struct kept_batch *k = &kept[turn++ % KEPT_BATCHES];
-  bool ok = keep_seqs(k, seqs, n) && (!ids || keep_ids(k, ids, n));
-  if (ok) {
-    uint32_t tokens = 0;
-    for (uint32_t i = 0; i < n; i++) tokens += seqs[i].q_len;
-    uint64_t hash = rvt_mix(rvt_hash_bytes(seqs, n * sizeof *seqs), padded_tokens);
-    k->batch = (struct rvt_batch){.nseq = n,
-                                  .padded = padded_tokens,
-                                  .tokens = tokens,
-                                  .hash = hash ? hash : 1,
-                                  .seqs = k->seqs,
-                                  .ids = ids ? k->ids : NULL};
-    atomic_store_explicit(&current, &k->batch, memory_order_release);
-    if (rvt_step_logging) rvt_log_step(&k->batch);
-  }
+  const struct rvt_batch *batch = keep_batch(seqs, n, padded_tokens, ids);
+  if (batch && rvt_step_logging) rvt_log_step(batch);
   pthread_mutex_unlock(&batch_lock);
-  return ok ? 0 : -1;
+  rvt_batch_announced();
+  return batch ? 0 : -1;
+}
+
+void rvt_batch_of_drafter(const struct rvt_seq *seqs, uint32_t n) {
+  pthread_mutex_lock(&batch_lock);
+  keep_batch(seqs, n, n, NULL);
+  pthread_mutex_unlock(&batch_lock);
 }

@@ -7,7 +7,7 @@
 #include "device/semantics.h"
 
 static const struct rvt_entry *const tables[] = {
-    rvt_entries_vllm,       rvt_entries_vllm_sample,    rvt_entries_flashinfer,
+    rvt_entries_vllm,       rvt_entries_vllm_sample,    rvt_entries_vllm_drafts, rvt_entries_flashinfer,
     rvt_entries_torch_topk, rvt_entries_torch_integers, /* before torch's, which takes whatever is elementwise */
     rvt_entries_torch,      rvt_entries_readers,
 };
@@ -49,31 +49,36 @@ static bool matches(const struct rvt_entry *entry, const struct rvt_kernel *kern
   return named && (!entry->accept || entry->accept(kernel));
 }
 
+static bool bind_entry(struct rvt_bound *bound, const struct rvt_entry *entry, const struct rvt_kernel *kernel) {
+  *bound = (struct rvt_bound){.entry = entry,
+                              .semantic = {.fn = entry->fn,
+                                           .read_only = !entry->fn,
+                                           .param_count = entry->param_count,
+                                           .param_bytes = entry->param_bytes}};
+  if (!entry->signature) return true;
+  if (kernel->param_count < 0) return false;
+  bound->matched = bind_signature(bound, entry->signature, kernel);
+  if (!bound->matched) bound->matched = bound->second = bind_signature(bound, entry->second, kernel);
+  return bound->matched;
+}
+
+/* The first entry of the kernel's name that its parameters fit: vLLM has kernels of one name in several modules. */
 const struct rvt_semantic *rvt_registry_find(const struct rvt_kernel *kernel) {
+  struct rvt_bound found;
+  bool named = false;
   for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
     for (const struct rvt_entry *entry = tables[t]; entry->pattern; entry++) {
       if (!matches(entry, kernel)) continue;
-      struct rvt_bound *bound = calloc(1, sizeof *bound);
+      named = true;
+      if (!bind_entry(&found, entry, kernel)) continue;
+      struct rvt_bound *bound = malloc(sizeof *bound);
       if (!bound) return NULL;
-      bound->entry = entry;
-      bound->semantic.fn = entry->fn;
-      bound->semantic.read_only = !entry->fn;
-      bound->semantic.param_count = entry->param_count;
-      bound->semantic.param_bytes = entry->param_bytes;
-      if (entry->signature) {
-        bound->matched = kernel->param_count >= 0 && bind_signature(bound, entry->signature, kernel);
-        if (!bound->matched && kernel->param_count >= 0) {
-          bound->matched = bound->second = bind_signature(bound, entry->second, kernel);
-        }
-        if (!bound->matched) {
-          rvt_message("kernel %s has another parameter list than the one known; its effect is not emulated",
-                      kernel->name);
-          free(bound);
-          return NULL;
-        }
-      }
+      *bound = found;
       return &bound->semantic;
     }
+  }
+  if (named) {
+    rvt_message("kernel %s has another parameter list than the one known; its effect is not emulated", kernel->name);
   }
   return NULL;
 }

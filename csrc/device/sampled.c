@@ -30,6 +30,15 @@ static struct {
 static struct rvt_sampled last;
 static int32_t tokens[MAX_SLOTS];
 
+/* Speculative decoding: the draft tokens of the step in progress. Whatever is sampled after they were verified is a
+ * draft model's. */
+bool rvt_drafting;
+static struct {
+  bool verified;
+  uint32_t rows, steps; /* `steps` of a draft model behind its first */
+  uint32_t rejected[MAX_SLOTS];
+} drafts;
+
 /* Constraints for the coming sampling step; `serial` tells stale ones from fresh ones without clearing. They hold
  * for one step: until the framework begins the next (V2 runner), the observer announces another batch, or, where
  * neither tells, for one choice of tokens. */
@@ -50,6 +59,7 @@ void rvt_step_begin(uint32_t rows, const int32_t *slot, const int32_t *seq_lens)
   step.rows = rows;
   serial++;
   constrained = false;
+  rvt_batch_announced();
 }
 
 void rvt_step_prompt(int32_t slot, uint64_t token_ids_addr, uint32_t prompt_tokens) {
@@ -118,7 +128,7 @@ void rvt_step_allowed(uint32_t row, const int32_t *ids, uint32_t count) {
 }
 
 /* The request of a slot, from its prompt in memory; random sampling mixes in the slot's seed. */
-static const struct rvt_request *slot_request(int32_t index) {
+static struct rvt_request *slot_request(int32_t index) {
   struct slot *slot = &slots[index];
   if (slot->stale) {
     int32_t *prompt = rvt_scratch(7, slot->prompt_tokens * sizeof *prompt + 8);
@@ -136,60 +146,126 @@ static const struct rvt_request *slot_request(int32_t index) {
 
 void rvt_step_minimum(int32_t index, uint32_t min_len, const int32_t *stops, uint32_t count) {
   if (index < 0 || index >= MAX_SLOTS || !slots[index].token_ids_addr) return;
-  slot_request(index);
-  struct rvt_request *request = &slots[index].request;
+  struct rvt_request *request = slot_request(index);
   request->min_tokens = min_len > request->prompt_tokens ? min_len - request->prompt_tokens : 0;
   request->avoid_count = count < RVT_MAX_AVOID ? count : RVT_MAX_AVOID;
   memcpy(request->avoid, stops, request->avoid_count * sizeof *stops);
 }
 
 /* A row that nobody can name (warm-up steps): its number is its identity. */
-static const struct rvt_request *nameless(uint32_t row) {
+static struct rvt_request *nameless(uint32_t row) {
   static struct rvt_request request;
-  request = (struct rvt_request){.key = row, .eos = -1, .length = -1};
+  request = (struct rvt_request){.key = row, .eos = -1, .length = -1, .accept = -1};
   return &request;
 }
 
-struct rvt_choice rvt_row_choice(uint32_t row, uint32_t vocab) {
+/* Where a token of the step stands: `row` is its sequence, `logit` its row of logits, which with draft tokens is
+ * another, `ahead` the number of query tokens of the sequence behind it. */
+struct place {
+  uint32_t row, logit, ahead;
+};
+
+/* `index` gets the output index, negative while the prompt is unfinished. */
+static struct rvt_choice choice_at(struct place at, uint32_t vocab, int64_t *index) {
   struct rvt_choice choice = {.vocab = vocab};
   const struct rvt_batch *batch = rvt_batch_current();
-  const struct rvt_request *request = NULL;
+  struct rvt_request *request = NULL;
   int64_t length = 0;
-  if (batch->ids && row < batch->nseq) {
-    request = rvt_request_find(batch->ids[row]);
-    length = batch->seqs[row].kv_len;
+  if (batch->ids && at.row < batch->nseq) {
+    request = rvt_request_find(batch->ids[at.row]);
+    length = batch->seqs[at.row].kv_len;
   }
-  if (row < step.rows) {
-    if (!request && step.slot[row] >= 0 && step.slot[row] < MAX_SLOTS) request = slot_request(step.slot[row]);
-    length = step.seq_len[row];
-  } else if (!request && row < batch->nseq) {
-    length = batch->seqs[row].kv_len;
+  if (at.row < step.rows) {
+    int32_t slot = step.slot[at.row];
+    if (!request && slot >= 0 && slot < MAX_SLOTS) request = slot_request(slot);
+    length = step.seq_len[at.row];
+  } else if (!request && at.row < batch->nseq) {
+    length = batch->seqs[at.row].kv_len;
   }
-  choice.request = request ? request : nameless(row);
-  int64_t index = length - (int64_t)choice.request->prompt_tokens;
-  choice.output_index = index > 0 ? (uint32_t)index : 0;
-  if (constrained && batch == constrained_batch && row < MAX_SLOTS) {
-    if (constraints[row].mask_serial == serial) {
-      choice.mask = constraints[row].mask;
-      choice.mask_words = constraints[row].mask_words;
+  choice.request = request ? request : nameless(at.row);
+  *index = length - (int64_t)at.ahead - (int64_t)choice.request->prompt_tokens;
+  choice.output_index = *index > 0 ? (uint32_t)*index : 0;
+  if (constrained && batch == constrained_batch && at.logit < MAX_SLOTS) {
+    if (constraints[at.logit].mask_serial == serial) {
+      choice.mask = constraints[at.logit].mask;
+      choice.mask_words = constraints[at.logit].mask_words;
     }
-    if (constraints[row].allowed_serial == serial) {
-      choice.allowed = constraints[row].allowed;
-      choice.allowed_count = constraints[row].allowed_count;
+    if (constraints[at.logit].allowed_serial == serial) {
+      choice.allowed = constraints[at.logit].allowed;
+      choice.allowed_count = constraints[at.logit].allowed_count;
     }
   }
   return choice;
 }
 
+struct rvt_choice rvt_row_choice(uint32_t row, uint32_t vocab) {
+  int64_t index;
+  return choice_at((struct place){row, row, 0}, vocab, &index);
+}
+
 const int32_t *rvt_sample_rows(uint32_t rows, uint32_t vocab, uint64_t where) {
   if (rows > MAX_SLOTS) rows = MAX_SLOTS;
   for (uint32_t row = 0; row < rows; row++) {
-    struct rvt_choice choice = rvt_row_choice(row, vocab);
+    int64_t index;
+    struct rvt_choice choice = choice_at((struct place){row, row, 0}, vocab, &index);
     tokens[row] = rvt_oracle_token(&choice);
+    if (!drafts.verified && index >= 0) choice.request->produced = (uint32_t)index + 1;
   }
   last = (struct rvt_sampled){.rows = rows, .vocab = vocab, .where = where, .tokens = tokens};
   if (step.rows == 0 && rvt_batch_current()->nseq == 0) constrained = false;
   return tokens;
+}
+
+uint32_t rvt_sample_drafts(const struct rvt_drafts *d, int32_t *out) {
+  uint32_t n = 0;
+  bool accepted = true;
+  int64_t index = -1;
+  struct rvt_choice choice;
+  for (uint32_t i = 0; i <= d->count && accepted; i++) {
+    choice = choice_at((struct place){d->row, d->first_logit + i, d->count - i}, d->vocab, &index);
+    if (i == d->count) out[n++] = rvt_oracle_token(&choice);
+    else
+      out[n++] = rvt_oracle_verify(&choice, d->ids ? d->ids[i] : RVT_DRAFT_UNKNOWN, d->rates ? (double)d->rates[i] : -1,
+                                   &accepted);
+    if (d->first_logit + i < MAX_SLOTS) tokens[d->first_logit + i] = out[n - 1];
+  }
+  if (index >= 0) choice.request->produced = (uint32_t)index + 1;
+  if (d->row < MAX_SLOTS) drafts.rejected[d->row] = d->count + 1 - n;
+  return n;
+}
+
+void rvt_drafts_verified(uint32_t rows, uint32_t logits, uint32_t vocab) {
+  rvt_drafting = true;
+  drafts.verified = true;
+  drafts.rows = rows < MAX_SLOTS ? rows : MAX_SLOTS;
+  last = (struct rvt_sampled){.rows = logits < MAX_SLOTS ? logits : MAX_SLOTS, .vocab = vocab, .tokens = tokens};
+}
+
+void rvt_batch_correct(struct rvt_seq *seqs, uint32_t n, const char *const *ids) {
+  for (uint32_t i = 0; i < n; i++) {
+    const struct rvt_request *request = rvt_request_find(ids[i]);
+    if (!request || !request->produced) continue;
+    uint32_t computed = request->prompt_tokens + request->produced - 1;
+    if (seqs[i].kv_len > computed + seqs[i].q_len) seqs[i].kv_len = computed + seqs[i].q_len;
+  }
+}
+
+void rvt_batch_announced(void) {
+  drafts.verified = false;
+  drafts.rows = drafts.steps = 0;
+}
+
+void rvt_drafter_step(void) {
+  const struct rvt_batch *batch = rvt_batch_current();
+  uint32_t n = batch->nseq;
+  if (!n) return;
+  struct rvt_seq *seqs = rvt_scratch(7, n * sizeof *seqs);
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t rejected = drafts.steps == 0 && i < drafts.rows ? drafts.rejected[i] : 0;
+    seqs[i] = (struct rvt_seq){.q_len = 1, .kv_len = batch->seqs[i].kv_len - rejected + 1};
+  }
+  drafts.steps++;
+  rvt_batch_of_drafter(seqs, n);
 }
 
 const struct rvt_sampled *rvt_sampled(void) { return &last; }

@@ -9,7 +9,7 @@
 #include "device/device.h"
 #include "device/oracle.h"
 
-#define RVT_MAX_ARGS 24
+#define RVT_MAX_ARGS 40
 
 /* One registry entry. `pattern`: a kernel whose name equals it, or, with `anywhere`, contains it.
  *
@@ -63,7 +63,7 @@ static inline bool rvt_read_i32(uint64_t addr, int32_t *out, size_t n) { return 
  * does not tell, the upload does. Returns which, 0 when any is unknown. */
 uint32_t rvt_read_slots(const struct rvt_launch *l, int arg, int32_t *slots, uint32_t rows);
 
-extern const struct rvt_entry rvt_entries_vllm[], rvt_entries_vllm_sample[], rvt_entries_torch[],
+extern const struct rvt_entry rvt_entries_vllm[], rvt_entries_vllm_sample[], rvt_entries_vllm_drafts[], rvt_entries_torch[],
     rvt_entries_torch_topk[], rvt_entries_torch_integers[], rvt_entries_flashinfer[], rvt_entries_readers[];
 
 /* What a ReduceOp of PyTorch's reduce_kernel reduces: `inputs` elements to each of `outputs`. */
@@ -80,7 +80,23 @@ bool rvt_torch_reduction(const void *op, struct rvt_reduction *out);
  * be reduced to them, 0 = none. */
 const int32_t *rvt_sample_rows(uint32_t rows, uint32_t vocab, uint64_t where);
 
-/* The tokens chosen last. */
+/* Draft tokens of a sequence (row of the step) that a rejection sampler verifies. Their rows of logits are first_logit
+ * and those behind it; one more, the bonus token's, follows. */
+struct rvt_drafts {
+  uint32_t row, first_logit, count, vocab;
+  const int32_t *ids; /* NULL: only kernels know them */
+  const float *rates; /* probability of acceptance at each position; NULL = the oracle's */
+};
+
+/* The tokens that the sequence gets, at most count + 1, into `out`: accepted drafts, then one of the oracle's. Returns
+ * how many. */
+uint32_t rvt_sample_drafts(const struct rvt_drafts *drafts, int32_t *out);
+/* All rows of the step, with so many logits, are verified. */
+void rvt_drafts_verified(uint32_t rows, uint32_t logits, uint32_t vocab);
+/* A draft model goes on to its next token: one query token of each sequence, whatever the framework's batch is. */
+void rvt_drafter_step(void);
+
+/* The tokens chosen last; with drafts, row by row of logits. */
 struct rvt_sampled {
   uint32_t rows, vocab;
   uint64_t where;

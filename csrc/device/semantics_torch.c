@@ -378,9 +378,42 @@ static enum rvt_semantic_result forget_strided(const struct rvt_launch *l) {
   return RVT_SEM_DONE;
 }
 
-/* index_elementwise_kernel(n, {calculator<3>, out, in, ..}) */
-static enum rvt_semantic_result forget_indexed(const struct rvt_launch *l) {
-  rvt_mem_forget_at(address_at(l->params[1], AFTER_CALCULATOR(3)));
+/* index_elementwise_kernel(n, {calculator<3>, out, in, number of indices, index pointers[], sizes[], strides[]}): what
+ * tensor[indices] reads, one index of 8 bytes each; assignments to tensor[indices] forget the tensor. */
+static enum rvt_semantic_result indexed(const struct rvt_launch *l) {
+  enum { IN = 8, COUNT = 16, INDEX = 24, SIZE = INDEX + MAX_DIMS * 8, STRIDE = SIZE + MAX_DIMS * 8 };
+  const char *captured = (const char *)l->params[1] + AFTER_CALCULATOR(3);
+  const uint32_t *words = l->params[1];
+  const char *type = strstr(l->kernel->name, "index_kernel_impl");
+  const char *opaque = type ? strstr(type, "OpaqueTypeILi") : NULL;
+  unsigned bytes = opaque ? (unsigned)opaque[strlen("OpaqueTypeILi")] - '0' : 0;
+  uint64_t out = address_at(captured, 0), in = address_at(captured, IN), index_addr = address_at(captured, INDEX);
+  int64_t n = *(const int32_t *)l->params[0];
+  uint32_t dims = words[0];
+  bool plain = (bytes == 4 || bytes == 8) && address_at(captured, COUNT) == 1 && dims <= MAX_DIMS;
+  if (!plain || n <= 0 || n > COPY_LIMIT || !is_known(index_addr)) {
+    rvt_mem_forget_at(out);
+    return RVT_SEM_DONE;
+  }
+  int64_t size = (int64_t)address_at(captured, SIZE), stride = (int64_t)address_at(captured, STRIDE);
+  const uint32_t *strides = words + 1 + MAX_DIMS * 3;
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t rest = (uint32_t)i, to = 0, from = 0, which = 0;
+    for (uint32_t d = 0; d < dims; d++) {
+      uint32_t extent = words[1 + d * 3], at = extent ? rest % extent : 0;
+      rest = extent ? rest / extent : 0;
+      to += at * strides[d * 3];
+      from += at * strides[d * 3 + 1];
+      which += at * strides[d * 3 + 2];
+    }
+    int64_t index;
+    uint64_t value;
+    bool known = rvt_mem_read(index_addr + which, &index, 8) && index >= -size && index < size;
+    if (known && index < 0) index += size;
+    if (known && rvt_mem_read(in + from + (uint64_t)(index * stride), &value, bytes))
+      rvt_mem_write(out + to, &value, bytes);
+    else rvt_mem_forget(out + to, bytes);
+  }
   return RVT_SEM_DONE;
 }
 
@@ -388,6 +421,7 @@ static const uint16_t n_f_data[] = {4, 16, 64};
 static const uint16_t n_f_data_casts[] = {4, 16, 64, 1, 1, 32, 8};
 static const uint16_t index_range_out[] = {8, 16, 8};
 static const uint16_t n_lambda[] = {8, LAMBDA_BYTES};
+static const uint16_t n_index[] = {8, AFTER_CALCULATOR(3) + 24 + 3 * MAX_DIMS * 8 + 8};
 static const uint16_t one_structure[] = {LAMBDA_BYTES};
 static const uint16_t gather_params[] = {8, 8, 8, 4, 8, 8, 8, 8, 1};
 
@@ -434,6 +468,6 @@ const struct rvt_entry rvt_entries_torch[] = {
      .accept = is_plain_copy,
      SIZES(n_lambda)},
     {.pattern = "18elementwise_kernelI", .anywhere = true, .fn = forget_strided, SIZES(n_lambda)},
-    {.pattern = "24index_elementwise_kernelI", .anywhere = true, .fn = forget_indexed, SIZES(n_lambda)},
+    {.pattern = "24index_elementwise_kernelI", .anywhere = true, .fn = indexed, SIZES(n_index)},
     {0},
 };
