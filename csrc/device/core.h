@@ -49,8 +49,8 @@ enum rvt_error {
 
 /* sampled.c: speculative decoding. */
 extern bool rvt_drafting; /* draft tokens were verified in this process */
-/* Frameworks that do not wait for a step's tokens announce the next batch as if all drafts were accepted: lengths of the
- * named sequences as they are by the tokens that were sampled. */
+/* Frameworks that do not wait for a step's tokens announce the next batch as if all drafts were accepted: lengths of
+ * the named sequences as they are by the tokens that were sampled. */
 void rvt_batch_correct(struct rvt_seq *seqs, uint32_t n, const char *const *ids);
 void rvt_batch_announced(void);
 /* predictor.c: what a draft model executes from now on, within the framework's step. */

@@ -211,6 +211,9 @@ const struct rvt_batch *rvt_batch_current(void);
 long rvt_unsupported(const char *name, const void *caller, long error);
 #define RVT_UNSUPPORTED(name, error) rvt_unsupported(name, __builtin_return_address(0), error)
 
+/* Counts and reports, as rvt_unsupported does, something whose effect is not emulated: `what` is a statement. */
+void rvt_lacking(const char *what);
+
 /* One line on stderr, "revati: ..."; never charged to virtual time. */
 void rvt_message(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

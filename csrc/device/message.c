@@ -49,6 +49,10 @@ static bool count_and_ask(const char *name) {
   return first_time(name);
 }
 
+void rvt_lacking(const char *what) {
+  if (count_and_ask(what)) rvt_message("%s: results of this run are not to be trusted where it matters", what);
+}
+
 long rvt_unsupported(const char *name, const void *caller, long error) {
   if (count_and_ask(name))
     rvt_message("%s is not supported by the virtual device (called from %s); it answers error %ld. "

@@ -134,7 +134,8 @@ static bool read_line(char *line) {
   else if (!strcmp(word, "accept") && sscanf(rest, "%159s %lf", name, &p) == 2 && is_probability(p)) {
     struct rule *rule = rule_make(name, strlen(name));
     if (rule) rule->accept = p;
-  } else if (!strcmp(word, "accept") && sscanf(rest, "%lf %159s", &p, name) == 1 && is_probability(p)) config.accept = p;
+  } else if (!strcmp(word, "accept") && sscanf(rest, "%lf %159s", &p, name) == 1 && is_probability(p))
+    config.accept = p;
   else if (!strcmp(word, "range") && sscanf(rest, "%lld %lld", &a, &b) == 2 && a < b) {
     config.low = (uint32_t)a;
     config.high = (uint32_t)b;
@@ -376,8 +377,7 @@ static bool draft_fits(const struct rvt_choice *c, int32_t token) {
   uint32_t vocab = c->vocab ? c->vocab : config.vocab;
   if (token < 0 || (vocab && (uint32_t)token >= vocab)) return false;
   if (c->mask && !permitted(c, token)) return false;
-  return listed(c->allowed, c->allowed_count, token) &&
-         listed(c->request->allowed, c->request->allowed_count, token);
+  return listed(c->allowed, c->allowed_count, token) && listed(c->request->allowed, c->request->allowed_count, token);
 }
 
 int32_t rvt_oracle_alternative(const struct rvt_choice *c, uint32_t n, int32_t taken) {

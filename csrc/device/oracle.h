@@ -28,9 +28,9 @@ struct rvt_request {
 /* One token to choose. */
 struct rvt_choice {
   struct rvt_request *request; /* never NULL */
-  uint32_t output_index;             /* 0 = first token after the prompt */
-  uint32_t vocab;                    /* 0 = unknown */
-  const uint32_t *mask;              /* grammar bitmask, bit set = allowed; NULL = all */
+  uint32_t output_index;       /* 0 = first token after the prompt */
+  uint32_t vocab;              /* 0 = unknown */
+  const uint32_t *mask;        /* grammar bitmask, bit set = allowed; NULL = all */
   uint32_t mask_words;
   const int32_t *allowed; /* allowed_token_ids of the request; NULL = all */
   uint32_t allowed_count;

@@ -1,5 +1,6 @@
 /* Finds the registry entry of a kernel and binds its parameters. */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -78,7 +79,10 @@ const struct rvt_semantic *rvt_registry_find(const struct rvt_kernel *kernel) {
     }
   }
   if (named) {
-    rvt_message("kernel %s has another parameter list than the one known; its effect is not emulated", kernel->name);
+    char what[512];
+    snprintf(what, sizeof what,
+             "kernel %s has another parameter list than the one known, and its effect is not emulated", kernel->name);
+    rvt_lacking(what);
   }
   return NULL;
 }

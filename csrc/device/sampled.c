@@ -22,6 +22,7 @@ static struct slot slots[MAX_SLOTS]; /* touched as far as slots are used */
 
 static struct {
   uint32_t rows;
+  bool unannounced; /* no observer has told a batch since */
   int32_t slot[MAX_SLOTS];
   int32_t seq_len[MAX_SLOTS];
   uint64_t seeds_addr, temperature_addr;
@@ -52,14 +53,20 @@ static struct {
 } constraints[MAX_SLOTS];
 static bool constrained;
 
+static void forget_drafts(void) {
+  drafts.verified = false;
+  drafts.rows = drafts.steps = 0;
+}
+
 void rvt_step_begin(uint32_t rows, const int32_t *slot, const int32_t *seq_lens) {
   if (rows > MAX_SLOTS) rows = MAX_SLOTS;
   memcpy(step.slot, slot, rows * sizeof *slot);
   memcpy(step.seq_len, seq_lens, rows * sizeof *seq_lens);
   step.rows = rows;
+  step.unannounced = true;
   serial++;
   constrained = false;
-  rvt_batch_announced();
+  forget_drafts();
 }
 
 void rvt_step_prompt(int32_t slot, uint64_t token_ids_addr, uint32_t prompt_tokens) {
@@ -250,9 +257,11 @@ void rvt_batch_correct(struct rvt_seq *seqs, uint32_t n, const char *const *ids)
   }
 }
 
+/* The V2 runner's kernels tell a step before the observer does: where they did not, another runner executes. */
 void rvt_batch_announced(void) {
-  drafts.verified = false;
-  drafts.rows = drafts.steps = 0;
+  if (!step.unannounced) step.rows = 0;
+  step.unannounced = false;
+  forget_drafts();
 }
 
 void rvt_drafter_step(void) {

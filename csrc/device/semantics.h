@@ -63,8 +63,9 @@ static inline bool rvt_read_i32(uint64_t addr, int32_t *out, size_t n) { return 
  * does not tell, the upload does. Returns which, 0 when any is unknown. */
 uint32_t rvt_read_slots(const struct rvt_launch *l, int arg, int32_t *slots, uint32_t rows);
 
-extern const struct rvt_entry rvt_entries_vllm[], rvt_entries_vllm_sample[], rvt_entries_vllm_drafts[], rvt_entries_torch[],
-    rvt_entries_torch_topk[], rvt_entries_torch_integers[], rvt_entries_flashinfer[], rvt_entries_readers[];
+extern const struct rvt_entry rvt_entries_vllm[], rvt_entries_vllm_sample[], rvt_entries_vllm_drafts[],
+    rvt_entries_torch[], rvt_entries_torch_topk[], rvt_entries_torch_integers[], rvt_entries_flashinfer[],
+    rvt_entries_readers[];
 
 /* What a ReduceOp of PyTorch's reduce_kernel reduces: `inputs` elements to each of `outputs`. */
 struct rvt_reduction {

@@ -20,8 +20,8 @@ static const float *read_rates(uint64_t addr, uint32_t count, float *rates) {
 
 /* --- V1 runner ----------------------------------------------------------------------------------------- */
 
-/* rejection_greedy_sample_kernel and rejection_random_sample_kernel, of which each does the rows of its kind: here both do
- * all, with the same result. Rows of the output hold max_spec_len + 1 tokens, -1 behind the last one. */
+/* rejection_greedy_sample_kernel and rejection_random_sample_kernel, of which each does the rows of its kind: here both
+ * do all, with the same result. Rows of the output hold max_spec_len + 1 tokens, -1 behind the last one. */
 static enum rvt_semantic_result verify(const struct rvt_launch *l, int max_spec_len, int rates_at) {
   enum { OUTPUT, CU_DRAFTS, DRAFTS };
   uint32_t rows = l->grid[0], width = (uint32_t)rvt_arg_int(l, max_spec_len) + 1;
@@ -78,8 +78,8 @@ static enum rvt_semantic_result forget_output(const struct rvt_launch *l) {
   return DONE;
 }
 
-/* eagle_prepare_next_token_padded_kernel: how many tokens each request got, which the runner reads back, and the last of
- * them, from rows with -1 behind the last one. A discarded request (its prompt is unfinished) got none. */
+/* eagle_prepare_next_token_padded_kernel: how many tokens each request got, which the runner reads back, and the last
+ * of them, from rows with -1 behind the last one. A discarded request (its prompt is unfinished) got none. */
 static enum rvt_semantic_result next_tokens(const struct rvt_launch *l) {
   enum { SAMPLED, DISCARD, BACKUP, NEXT, COUNTS, VOCAB, WIDTH, REQUESTS, STRIDE };
   uint32_t rows = l->grid[0];

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "device/core.h"
+#include "device/oracle.h"
 #include "include/rvt_steps.h"
 
 #define WINDOW_STEPS 4096u
@@ -41,6 +42,15 @@ static bool next_window(void) {
   return true;
 }
 
+/* With draft tokens a decode step has more than one query token: its prompt is computed, then. */
+static bool decoding(const struct rvt_batch *batch, uint32_t i) {
+  const struct rvt_seq *seq = &batch->seqs[i];
+  if (seq->q_len == 1) return seq->kv_len > 1;
+  if (!rvt_drafting || !batch->ids) return false;
+  const struct rvt_request *request = rvt_request_find(batch->ids[i]);
+  return request && seq->kv_len - seq->q_len >= request->prompt_tokens;
+}
+
 void rvt_log_step(const struct rvt_batch *batch) {
   rvt_internal_begin();
   pthread_mutex_lock(&lock);
@@ -51,7 +61,7 @@ void rvt_log_step(const struct rvt_batch *batch) {
   } else {
     struct rvt_step *step = &window[steps % WINDOW_STEPS];
     uint32_t decodes = 0;
-    for (uint32_t i = 0; i < batch->nseq; i++) decodes += batch->seqs[i].q_len == 1 && batch->seqs[i].kv_len > 1;
+    for (uint32_t i = 0; i < batch->nseq; i++) decodes += decoding(batch, i);
     *step = (struct rvt_step){.index = ++steps,
                               .observed_ns = rvt_now_ns(),
                               .nseq = batch->nseq,

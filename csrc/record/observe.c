@@ -8,15 +8,33 @@
 RVT_API uint32_t revati_observe_model(const char *json);
 RVT_SITE(revati_observe_model);
 RVT_API uint32_t revati_observe_model(const char *json) {
+  enum { MODELS = 8 }; /* a target and its draft model alternate: each is written once */
+  static uint64_t known[MODELS];
   static _Atomic uint32_t last;
   uint32_t (*real)(const char *) = rvt_real(&site_revati_observe_model);
   if (json && rvt_recording()) {
-    uint32_t number = atomic_fetch_add(&last, 1) + 1;
-    struct rvt_record head = {.type = RVT_REC_MODEL, .op = number, .begin_ns = rvt_clock_ns()};
-    rvt_put_text(&head, json, strlen(json));
+    uint64_t hash = rvt_hash_bytes(json, strlen(json)) | 1;
+    uint32_t number = 0;
+    for (uint32_t i = 0; i < MODELS && !number; i++) {
+      if (__atomic_load_n(&known[i], __ATOMIC_ACQUIRE) == hash) number = i + 1;
+    }
+    if (!number) {
+      number = atomic_fetch_add(&last, 1) + 1;
+      struct rvt_record head = {.type = RVT_REC_MODEL, .op = number, .begin_ns = rvt_clock_ns()};
+      rvt_put_text(&head, json, strlen(json));
+      if (number <= MODELS) __atomic_store_n(&known[number - 1], hash, __ATOMIC_RELEASE);
+    }
     atomic_store(&rvt_model, number);
   }
   return real ? real(json) : 0;
+}
+
+/* A recording holds what happened, whether or not anything can emulate it. */
+RVT_API void revati_observe_lacking(const char *what);
+RVT_SITE(revati_observe_lacking);
+RVT_API void revati_observe_lacking(const char *what) {
+  void (*real)(const char *) = rvt_real(&site_revati_observe_lacking);
+  if (real) real(what);
 }
 
 RVT_API int revati_observe_batch(const struct rvt_seq *seqs, uint32_t n, uint32_t padded, const char *const *ids);

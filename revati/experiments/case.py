@@ -281,7 +281,7 @@ CASE_FORM = Object(
             "what the virtual GPU answers where real numbers would be needed",
             fields={
                 "file": Text("token oracle file: replayed tokens, lengths (default: deterministic valid ids)"),
-                "acceptance": Number("share of draft tokens accepted in speculative decoding", low=0, high=1),
+                "acceptance": Number("speculative decoding: probability that a draft token is accepted", low=0, high=1),
                 "routing": Choice("how tokens spread over the experts", default=ROUTINGS[0], names=ROUTINGS),
             },
         ),

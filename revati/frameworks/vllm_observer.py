@@ -31,6 +31,11 @@ _RUNNER_V2 = "vllm.v1.worker.gpu.model_runner"
 _RUNNER_V1 = "vllm.v1.worker.gpu_model_runner"
 _OUTPUTS = "vllm.v1.engine.output_processor"
 _INPUTS = "vllm.v1.engine.input_processor"
+_DRAFTER_V2 = "vllm.v1.worker.gpu.spec_decode.autoregressive.speculator"
+_DRAFTER_V1 = "vllm.v1.spec_decode.llm_base_proposer"
+# Methods of speculative decoding whose kernels the virtual device emulates, and the releases where they were run.
+_SPECULATION = ("ngram", "draft_model", "eagle", "eagle3", "mtp", "suffix")
+_SPECULATION_VERSIONS = ("0.25.",)
 # enum rvt_host_cost
 _HOST_OUTPUTS, _HOST_OUTPUT, _HOST_INPUT = 8, 9, 10
 
@@ -56,6 +61,9 @@ class _Device:
             ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32,
         )  # fmt: skip
         self._request.restype = None
+        self._lacking = library.revati_observe_lacking
+        self._lacking.argtypes = (ctypes.c_char_p,)
+        self._lacking.restype = None
         self._host = library.revati_observe_host
         self._host.argtypes = (ctypes.c_uint32, ctypes.c_uint64)
         self._host.restype = None
@@ -64,8 +72,11 @@ class _Device:
     def host(self, kind: int, times: int) -> None:
         self._host(kind, times)
 
-    def model(self, facts: dict[str, Any]) -> None:
-        self._model(json.dumps(facts).encode())
+    def model(self, facts: bytes) -> None:
+        self._model(facts)
+
+    def lacking(self, what: str) -> None:
+        self._lacking(what.encode())
 
     def batch(self, ids: Sequence[str], q_lens: Sequence[int], kv_lens: Sequence[int], padded: int) -> None:
         count = len(ids)
@@ -118,6 +129,8 @@ def register() -> None:
         _RUNNER_V1: _hook_v1,
         _OUTPUTS: _hook_outputs,
         _INPUTS: _hook_inputs,
+        _DRAFTER_V2: _hook_drafter_v2,
+        _DRAFTER_V1: _hook_drafter_v1,
     }
     for name in [name for name in hooks if name in sys.modules]:
         _guarded(hooks.pop(name))(sys.modules[name])
@@ -193,12 +206,35 @@ def _announce_model(runner: Any) -> None:
     if _announced or _device is None:
         return
     _announced = True
-    _device.model(model_facts(runner.vllm_config))
+    config = runner.vllm_config
+    _device.model(_facts_of(config, config.model_config))
+    lacking = lacking_speculation(getattr(getattr(config, "speculative_config", None), "method", None), _version())
+    if lacking:
+        _device.lacking(lacking)
 
 
-def model_facts(config: Any) -> dict[str, Any]:
-    """Facts for the predictors (revati_predictors.facts) from a VllmConfig: sizes of the whole model."""
-    model, parallel, cache = config.model_config, config.parallel_config, config.cache_config
+def lacking_speculation(method: str | None, version: str) -> str | None:
+    """What to tell the user about a method of speculative decoding; None = it is emulated, or there is none."""
+    if method is None:
+        return None
+    if method not in _SPECULATION:
+        return f"speculative decoding by '{method}' is not emulated"
+    if not version.startswith(_SPECULATION_VERSIONS):
+        return f"speculative decoding has not been tried with vLLM {version}"
+    return None
+
+
+def _facts_of(config: Any, model: Any) -> bytes:
+    return json.dumps(model_facts(config, model)).encode()
+
+
+def model_facts(config: Any, model: Any = None) -> dict[str, Any]:
+    """Facts for the predictors (revati_predictors.facts) from a VllmConfig: sizes of the whole model.
+
+    `model`: the configuration of its draft model instead.
+    """
+    model = model or config.model_config
+    parallel, cache = config.parallel_config, config.cache_config
     text = getattr(model, "hf_text_config", None) or model.hf_config
     whole = _first(text, "num_attention_heads", default=0)
     facts: dict[str, Any] = {
@@ -343,6 +379,48 @@ def _persistent_batch(runner: Any, scheduled: Any, padded: int) -> None:
     q_lens = scheduled[:count].tolist()
     computed = batch.num_computed_tokens_cpu[:count].tolist()
     _device.batch(batch.req_ids[:count], q_lens, [q + c for q, c in zip(q_lens, computed)], padded)
+
+
+# --- draft models -------------------------------------------------------------------------------------------
+
+
+def _hook_drafter_v2(module: ModuleType) -> None:
+    for method in ("propose", "capture"):
+        _of_drafter(module.AutoRegressiveSpeculator, method)
+
+
+def _hook_drafter_v1(module: ModuleType) -> None:
+    for method in ("propose", "dummy_run"):
+        _of_drafter(module.SpecDecodeBaseProposer, method)
+
+
+def _of_drafter(owner: type, method: str) -> None:
+    """What a method launches belongs to the draft model: the sizes of its heads are others than the target's."""
+    inner = getattr(owner, method, None)
+    if inner is None:
+        return
+    facts: dict[int, tuple[bytes, bytes]] = {}
+
+    def enter(drafter: Any, which: int) -> None:
+        if _device is None:
+            return
+        if id(drafter) not in facts:
+            config = drafter.vllm_config
+            draft = config.speculative_config.draft_model_config
+            facts[id(drafter)] = _facts_of(config, draft), _facts_of(config, config.model_config)
+        _device.model(facts[id(drafter)][which])
+
+    see = _guarded(enter)
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        see(self, 0)
+        try:
+            return inner(self, *args, **kwargs)
+        finally:
+            see(self, 1)
+
+    wrapped.__name__, wrapped.__doc__, wrapped.__wrapped__ = method, inner.__doc__, inner  # type: ignore[attr-defined]
+    setattr(owner, method, wrapped)
 
 
 # --- host time of the API server (policy `modelled`; engine steps are charged with their batch) ----------------

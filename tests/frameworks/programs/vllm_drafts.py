@@ -54,6 +54,8 @@ result["again"] = v1(True)
 # The framework thinks that all were accepted; the device knows better.
 step([11, 11])
 result["next"] = v1(True)
+step([11, 8])
+result["next_told"] = v1(True)
 result["synthetic"] = v1(True, upload([1.0, 1.0, 0.0], torch.float32))  # type: ignore[list-item]
 try:
     from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample as rejection_sample_v2
