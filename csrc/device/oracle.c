@@ -408,6 +408,8 @@ int32_t rvt_oracle_verify(const struct rvt_choice *c, int32_t draft, double prob
   uint64_t h = mix(config.seed ^ 0xACCE, request->key, c->output_index);
   if (probability < 0) probability = request->accept < 0 ? config.accept : request->accept;
   *accepted = (double)(h >> 11) * 0x1p-53 < probability;
+  /* A grammar's next mask follows the draft that the framework saw: another token in its place would not fit. */
+  if (c->mask && draft == RVT_DRAFT_UNKNOWN) *accepted = false;
   if (!*accepted || draft == RVT_DRAFT_UNKNOWN || draft == own) return own;
   bool replayed = request->text && c->output_index < request->text_count;
   if (replayed && own == request->text[c->output_index]) return own;

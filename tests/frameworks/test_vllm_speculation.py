@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 # Acceptance of each phase of programs/vllm_speculation.py, whose requests are numbered through.
 REQUESTS, DRAFTS, EOS = 6, 4, 128009
-ACCEPTANCE = [0, 0.5, 1, 0.5, 0.5, 1, 1]
-NONE, HALF, ALL, HALF_AGAIN, RANDOM, ENDING, LOGPROBS = range(len(ACCEPTANCE))
+ACCEPTANCE = [0, 0.5, 1, 0.5, 0.5, 1, 1, 0.8]
+NONE, HALF, ALL, HALF_AGAIN, RANDOM, ENDING, LOGPROBS, GRAMMAR = range(len(ACCEPTANCE))
 
 
 def test_rejection_samplers_ask_the_oracle(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def speculate(tmp_path: Path, methods: str) -> dict[str, Any]:
 
 
 def check(phases: list[dict[str, Any]]) -> None:
-    for number, phase in enumerate(phases):
+    for number, phase in enumerate(phases[:GRAMMAR]):
         for request, (ids, finish) in enumerate(zip(phase["ids"], phase["finish"])):
             length = 9 + request if number == ENDING else 6 if number == LOGPROBS else 40
             assert (len(ids), finish) == (length, "stop" if number == ENDING else "length"), (number, ids)
@@ -74,6 +75,9 @@ def check(phases: list[dict[str, Any]]) -> None:
         assert first / phase["num_drafts"] == pytest.approx(0.5, abs=0.2), "3.5 standard deviations of 80 drafts"
         assert second / first == pytest.approx(0.5, abs=0.3)
     assert phases[LOGPROBS]["logprobs"]
+    assert phases[GRAMMAR]["finish"] == ["stop"] * REQUESTS
+    for text in phases[GRAMMAR]["text"]:
+        assert json.loads(text)["kind"] in ("apple", "pear"), text
 
 
 def test_prompt_lookup_and_eagle(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from vllm import LLM, SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
 
 MODEL, DRAFT, METHODS = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
 REQUESTS, DRAFTS = 6, 4
@@ -18,7 +19,14 @@ GREEDY = SamplingParams(temperature=0, max_tokens=40)
 RANDOM = SamplingParams(temperature=0.8, max_tokens=40, seed=5)
 ENDING = SamplingParams(temperature=0, max_tokens=64)
 LOGPROBS = SamplingParams(temperature=0, max_tokens=6, logprobs=2)
-PHASES = [GREEDY, GREEDY, GREEDY, GREEDY, RANDOM, ENDING, LOGPROBS]
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"type": "string", "enum": ["apple", "pear"]}, "count": {"type": "integer"}},
+    "required": ["kind", "count"],
+    "additionalProperties": False,
+}
+GRAMMAR = SamplingParams(temperature=0, max_tokens=120, structured_outputs=StructuredOutputsParams(json=SCHEMA))
+PHASES = [GREEDY, GREEDY, GREEDY, GREEDY, RANDOM, ENDING, LOGPROBS, GRAMMAR]
 
 
 def config(method: str) -> dict[str, Any]:
@@ -57,6 +65,7 @@ for method in METHODS:
         after = counts(llm)
         rows.append({
             "ids": [list(o.outputs[0].token_ids) for o in outputs],
+            "text": [o.outputs[0].text for o in outputs],
             "finish": [o.outputs[0].finish_reason for o in outputs],
             "logprobs": all(token in row for o in outputs if o.outputs[0].logprobs
                             for token, row in zip(o.outputs[0].token_ids, o.outputs[0].logprobs)),
