@@ -192,7 +192,10 @@ const struct rvt_entry rvt_entries_vllm_drafts[] = {
     {.pattern = "_compute_local_residual_mass_kernel"},
     {.pattern = "_gather_draft_sampled_kernel"},
     {.pattern = "_prepare_prefill_inputs_kernel", .signature = "PPPPPPPPPPPPPPPI"},
-    {.pattern = "_prepare_decode_inputs_kernel", .fn = next_draft, .signature = "PIPPPPPPII"},
-    {.pattern = "_update_draft_inputs_kernel", .fn = next_draft, .signature = "PIPIPPPPPPIIII"},
+    {.pattern = "_prepare_decode_inputs_kernel", .fn = next_draft, .signature = "PIPPPPPPII", .second = "PIPPPPPPPII"},
+    {.pattern = "_update_draft_inputs_kernel",
+     .fn = next_draft,
+     .signature = "PIPIPPPPPPIIII",
+     .second = "PIPIPPPPPPPIIII"},
     {0},
 };

@@ -35,7 +35,7 @@ _DRAFTER_V2 = "vllm.v1.worker.gpu.spec_decode.autoregressive.speculator"
 _DRAFTER_V1 = "vllm.v1.spec_decode.llm_base_proposer"
 # Methods of speculative decoding whose kernels the virtual device emulates, and the releases where they were run.
 _SPECULATION = ("ngram", "draft_model", "eagle", "eagle3", "mtp", "suffix")
-_SPECULATION_VERSIONS = ("0.25.",)
+_SPECULATION_VERSIONS = ("0.25.", "0.32.")
 # enum rvt_host_cost
 _HOST_OUTPUTS, _HOST_OUTPUT, _HOST_INPUT = 8, 9, 10
 
