@@ -21,10 +21,15 @@ from revati._table import table
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = (20, 100, 300)
-# Label, requests per second of a Poisson process ("inf": all at once), requests.
-LOADS = (("idle-ish, 1 request/s", "1", 12), ("10 requests/s", "10", 60), ("saturated", "inf", 64))
-# Decode steps long enough to leave the CPU time to spare that a large model on several GPUs leaves: 22 to 25 ms.
+# Decode steps of 22 to 25 ms: as much of the GPU's time for the CPU's work as large models on several GPUs leave.
 LONG_STEPS_GPU = "l40s"
+# Label, GPU, requests per second of a Poisson process ("inf": all at once), requests.
+LOADS = (
+    ("idle-ish, 1 request/s", "h100-sxm", "1", 12),
+    ("10 requests/s", "h100-sxm", "10", 60),
+    ("saturated", "h100-sxm", "inf", 64),
+    ("long steps, 1 request/s", LONG_STEPS_GPU, "1", 12),
+)
 BATCHES = (1, 8, 64)
 REPEATS = 3
 
@@ -115,15 +120,16 @@ def jumps(folder: Path) -> dict[int, float]:
 def vllm_loads(folder: Path) -> list[dict[str, Any]]:
     """Virtual seconds per wall second of served vLLM (eager off), one server start per load."""
     rows = []
-    for label, rate, requests in LOADS:
+    for label, gpu, rate, requests in LOADS:
         work = folder / label.split()[0].strip(",")
         target = folder / "result.json"
-        demo = ("--work", str(work), "--json", str(target), "--requests", str(requests), "--rate", rate)
+        demo = ("--gpu", gpu, "--work", str(work), "--json", str(target), "--requests", str(requests), "--rate", rate)
         python_module("revati._demo", *demo, "--output-tokens", "128")
         result = json.loads(target.read_text())
         rows.append(
             {
                 "load": label,
+                "gpu": gpu,
                 **{name: result[name] for name in ("virtual_s", "wall_s", "speedup", "startup_s")},
                 "tpot_ms": result["metrics"]["tpot_ms"]["p50"],
             }
@@ -151,7 +157,7 @@ def in_process(folder: Path) -> list[dict[str, float]]:
                 rows.append({"batch": batch, "virtual_s": virtual_s, "wall_s": wall_s, "speedup": virtual_s / wall_s})
     if run.returncode:
         raise RuntimeError(f"vLLM in one process ended with {run.returncode}")
-    return rows[1:]  # the first one warmed up
+    return rows[1::2]  # each batch warms up first
 
 
 def machine() -> str:
@@ -188,12 +194,30 @@ def text(result: dict[str, Any]) -> str:
     ]
     if result["vllm"]:
         rows = [
-            [r["load"], f"{r['virtual_s']:.2f}", f"{r['wall_s']:.2f}", f"{r['speedup']:.2f}", f"{r['tpot_ms']:.2f}"]
+            [
+                r["load"],
+                r["gpu"],
+                f"{r['virtual_s']:.2f}",
+                f"{r['wall_s']:.2f}",
+                f"{r['speedup']:.2f}",
+                f"{r['tpot_ms']:.2f}",
+            ]
             for r in result["vllm"]
         ]
-        blocks += ["", "## Served vLLM, Llama-3.1-8B on one H100 SXM, default mode, 128 output tokens", "", "```"]
-        blocks += [table(["load", "virtual s", "wall s", "speed", "TPOT ms"], rows, right=(1, 2, 3, 4)), "```"]
-        start = result["vllm"][-1]["startup_s"]
+        blocks += ["", "## Served vLLM, Llama-3.1-8B, default mode, policy modelled, 128 output tokens", "", "```"]
+        blocks += [table(["load", "GPU", "virtual s", "wall s", "speed", "TPOT ms"], rows, right=(2, 3, 4, 5)), "```"]
+        rows = [
+            [str(r["batch"]), f"{r['virtual_s']:.2f}", f"{r['wall_s']:.2f}", f"{r['speedup']:.2f}"]
+            for r in result["in_process"]
+        ]
+        blocks += [
+            "",
+            f"## vLLM's engine in one process, 400 decode steps on one {LONG_STEPS_GPU}, policy free",
+            "",
+            "```",
+        ]
+        blocks += [table(["batch", "virtual s", "wall s", "speed"], rows, right=(0, 1, 2, 3)), "```"]
+        start = result["vllm"][0]["startup_s"]
         blocks += ["", "## Start-up, wall seconds by phase (warm caches)", "", "```"]
         blocks += [table(["phase", "s"], [[n, f"{v:.1f}"] for n, v in start.items()], right=(1,)), "```"]
     return "\n".join(blocks)
@@ -212,6 +236,7 @@ def main() -> int:
         result["recorder_ns"] = recording(folder)
         result["jump_us"] = jumps(folder)
         result["vllm"] = [] if arguments.no_vllm else vllm_loads(folder)
+        result["in_process"] = [] if arguments.no_vllm else in_process(folder)
     print(text(result))
     if arguments.write:
         title = "# Benchmarks\n\nWritten by `scripts/bench --write`.\n\n"

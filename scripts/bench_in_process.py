@@ -16,9 +16,11 @@ if __name__ == "__main__":
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=sys.argv[1], load_format="dummy", max_model_len=2048, disable_log_stats=True)
-    for batch in [8, *map(int, sys.argv[2:])]:  # the first one warms up
+    for batch in map(int, sys.argv[2:]):
         prompts = [{"prompt_token_ids": [1000 + n] * 16} for n in range(batch)]
-        print("begin", batch, flush=True)
-        began_s = time.monotonic()
-        llm.generate(prompts, SamplingParams(max_tokens=STEPS, ignore_eos=True, detokenize=False), use_tqdm=False)
-        print("end", batch, time.monotonic() - began_s, flush=True)
+        for steps in (STEPS // 10, STEPS):  # the first time warms up
+            print("begin", batch, flush=True)
+            began_s = time.monotonic()
+            choices = SamplingParams(max_tokens=steps, ignore_eos=True, detokenize=False)
+            llm.generate(prompts, choices, use_tqdm=False)
+            print("end", batch, time.monotonic() - began_s, flush=True)
