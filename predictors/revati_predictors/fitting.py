@@ -103,10 +103,10 @@ def stretch_of(error: Floats, low: Floats, high: Floats) -> tuple[float, float]:
 
 
 def errors(error: Floats) -> dict[str, float]:
-    """Median, mean and 90th percentile of the absolute error in percent of rows with log errors."""
+    """Median, mean and 90th percentile of |prediction / truth - 1| in percent, of rows with log(truth / prediction)."""
     if not len(error):
         return {}
-    percent = 100.0 * np.abs(np.expm1(error))
+    percent = 100.0 * np.abs(np.expm1(-error))
     return {
         "rows": len(error),
         "median": round(float(np.median(percent)), 3),

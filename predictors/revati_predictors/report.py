@@ -69,7 +69,7 @@ def _by_size(rows: dict[str, NDArray[Any]]) -> list[list[Any]]:
             if f"{mode}_us" not in rows:
                 continue
             us, error = rows[f"{mode}_us"], rows[f"{mode}_error"]
-            chosen = 100 * np.abs(np.expm1(error[(us >= low) & (us < high)]))
+            chosen = 100 * np.abs(np.expm1(-error[(us >= low) & (us < high)]))
             cells.append(f"{np.median(chosen):.2f} / {chosen.mean():.2f} ({len(chosen)})" if len(chosen) > 4 else "-")
         if any(c != "-" for c in cells[1:]):
             out.append(cells)
@@ -171,9 +171,10 @@ def write_report(path: Path, packs: Sequence[Pack], rows: Path, took: str) -> No
         "</style>",
         "<h1>Model packs: held-out errors</h1>",
         f"<p>{sum(len(p.entries) for p in packs)} sections, {size_kb} KB, trained in {took}. "
-        "Errors are median / mean absolute error in percent on rows that the judged models did not see: 10 % of the "
-        "shapes (all data types and routings of a shape together) and 10 % of the regions (heads, (n, k), splits; "
-        "MoE models: a quarter of them four times), in four or eight rounds where a table has fewer than 14,000 rows. "
+        "Errors are median / mean absolute error in percent of what was measured, on rows that the judged models did "
+        "not see: 10 % of the shapes (all data types and routings of a shape together) and 10 % of the regions "
+        "(heads, (n, k), splits; MoE models: a quarter of them four times), in four or eight rounds where a table has "
+        "fewer than 14,000 rows. "
         "Rows held out are in the shipped sections as measured nodes; small sections are trained on all rows. "
         "Beyond the box: the last axis cut two octaves short and continued. Between nodes: the row's own planes "
         "hidden. "
@@ -253,8 +254,9 @@ def errors_markdown(packs: Sequence[Pack]) -> str:
         pooled.append([name, *(_cell(held, m) for m in modes), _inside(held, "random"), _inside(held, region)])
     return "\n".join(
         [
-            "Median / mean absolute error in percent of rows that the judged models did not see, and the share of them",
-            "(percent) inside the 80 % interval. Families: the mean of their sections, weighted by rows.",
+            "Median / mean absolute error, in percent of what was measured, of rows that the judged models did not",
+            "see, and the share of them (percent) inside the 80 % interval. Families: the mean of their sections,",
+            "weighted by rows.",
             "",
             *_markdown(names, pooled),
             "",
