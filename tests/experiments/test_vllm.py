@@ -1,4 +1,4 @@
-"""The gate on the real vLLM, by the example of docs/check.md: equal numbers from separate starts, each change found."""
+"""The gate on the real vLLM: equal numbers from separate starts, and each change found with its cause. Many minutes."""
 
 from __future__ import annotations
 
@@ -11,66 +11,80 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.usefixtures("emulation")]
 
 Revati = Callable[..., subprocess.CompletedProcess[str]]
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "gate.yaml"
-ARGUMENTS: list[str] = yaml.safe_load(EXAMPLE.read_text())["server"]["args"]
+ARGUMENTS = ["--load-format", "dummy", "--enforce-eager", "--max-model-len", "8192"]
+ARGUMENTS += ["--hf-overrides", '{"num_hidden_layers": 4}', "--max-num-batched-tokens", "8192"]
 
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the example, its model and the baseline of one run of it."""
+    """A directory with a case and the baseline of one run of it."""
     from revati.models import write_model
 
+    program = shutil.which("vllm") or str(Path(sys.executable).parent / "vllm")
+    if not Path(program).exists():
+        pytest.skip("vLLM is not installed")
     folder = tmp_path_factory.mktemp("gate")
-    write_model("llama-3.1-8b", folder / "models" / "llama-3.1-8b")
-    (folder / "examples").mkdir()
-    shutil.copy(EXAMPLE, folder / "examples")
+    write_model("llama-3.1-8b", folder / "model")
+    chat: dict[str, Any] = {
+        "arrival": {"kind": "gamma", "rate_per_s": 100, "burstiness": 0.5},
+        "input_tokens": {"kind": "uniform", "low": 1000, "high": 4000},
+        "output_tokens": 12,
+        "prefix": {"tokens": 800},
+    }
+    case = {
+        "revati_case": 1,
+        "name": "gate",
+        "framework": {"name": "vllm", "executable": program},
+        "model": {"path": "model"},
+        "server": {"args": ARGUMENTS},
+        "host_time": {"policy": "free"},
+        "workload": {"requests": 16, "warmup_requests": 2, "classes": {"chat": chat}},
+        "slo": {"ttft_ms": 200, "tpot_ms": 20},
+        # A kernel a little slower can move the ends of steps so that requests wait less: judge it by itself, too.
+        "tolerances": {"gpu_time.attention_ms": {"relative": 0.02}},
+        "limits": {"ready_wall_s": 900, "wall_s": 1200},
+    }
+    (folder / "gate.yaml").write_text(json.dumps(case))
     return folder
 
 
 def check(revati: Revati, gate: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("vllm") or str(Path(sys.executable).parent / "vllm")
-    common = ["--baseline", str(gate / "baseline.json"), "--work", str(gate / "work")]
-    common += ["--set", f"framework.executable={program}", "--set", "limits.ready_wall_s=900"]
-    return revati("check", str(gate / "examples" / "gate.yaml"), *common, *arguments, timeout=1500)
-
-
-def result(gate: Path) -> dict[str, Any]:
-    return dict(json.loads((gate / "work" / "gate" / "result.json").read_text()))
+    common = ["check", str(gate / "gate.yaml"), "--baseline", str(gate / "baseline.json"), "--work", str(gate / "work")]
+    return revati(*common, *arguments, timeout=1500)
 
 
 def test_separate_starts_give_the_same_numbers(revati: Revati, gate: Path) -> None:
     done = check(revati, gate, "--update")
     assert done.returncode == 0, done.stderr
-    first = result(gate)
+    first = json.loads((gate / "work" / "gate" / "result.json").read_text())
     done = check(revati, gate)
     assert done.returncode == 0, done.stdout
-    second = result(gate)
+    second = json.loads((gate / "work" / "gate" / "result.json").read_text())
     assert first["requests"] == second["requests"]
-    # vLLM sizes the KV cache by what it saw allocated, which at a first start includes what the compiler allocated.
-    kv_usage = {"server.kv_usage.mean", "server.kv_usage.max"}
-    assert first["metrics"].keys() == second["metrics"].keys() >= kv_usage
-    for name in first["metrics"].keys() - kv_usage:
-        assert first["metrics"][name] == second["metrics"][name], name
-
-
-def server(*arguments: str) -> str:
-    return f"server.args={json.dumps([*ARGUMENTS, *arguments])}"
+    assert first["metrics"] == second["metrics"]
 
 
 @pytest.mark.parametrize(
     ("change", "metric", "cause"),
     [
-        (server("--max-num-batched-tokens", "512"), "ttft_ms.p50", "mean queueing time"),
-        (server("--no-enable-prefix-caching"), "itl_ms.p99", "prefix-cache hit ratio"),
-        (server("--enforce-eager"), "itl_ms.p50", "with --enforce-eager"),
-        ("predictor.scale={attention: 1.05}", "gpu_time.attention_ms", "predictor.scale.attention: None -> 1.05"),
+        (f"server.args={json.dumps([*ARGUMENTS[:-1], '512'])}", "ttft_ms", "--max-num-batched-tokens 8192 -> 512"),
+        pytest.param(
+            f"server.args={json.dumps([*ARGUMENTS, '--no-enable-prefix-caching'])}",
+            "ttft_ms",
+            "prefix-cache hit ratio",
+            marks=pytest.mark.extended,
+        ),
+        pytest.param(
+            "predictor.scale={attention: 1.05}",
+            "gpu_time.attention_ms",
+            "GPU time in attention",
+            marks=pytest.mark.extended,
+        ),
     ],
 )
 def test_a_change_is_found_with_its_cause(revati: Revati, gate: Path, change: str, metric: str, cause: str) -> None:
