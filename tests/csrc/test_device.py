@@ -49,6 +49,13 @@ def test_program(name: str, revati: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_the_api_servers_time_has_passed_before_its_work_goes_on(revati: Call, tmp_path: Path) -> None:
+    program = build("handover", tmp_path)
+    done = revati("run", "--quiet", "--gpu", "h100-sxm", "--policy", "modelled", "--", str(program))
+    assert (done.returncode, done.stdout.strip()) == (0, "passed"), done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 @pytest.mark.parametrize(
     ("gpu", "images", "ptx", "binary", "error"),
     [
