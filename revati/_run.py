@@ -68,6 +68,7 @@ class RunOptions:
     routing: str | None = None  # one of revati_predictors.ROUTINGS; None leaves the predictors' default
     command: str = ""
     listen_port: int | None = None
+    order: str = "turns"  # who goes on at one virtual instant: everybody one by one, or whoever is "fired" so
     limit_virtual_s: float | None = None
     limit_real_s: float | None = None
     idle_is_legal: bool = False
@@ -104,6 +105,7 @@ class Run:
         host_options = HostOptions(
             preload=str(preload_library()),
             policy=options.policy,
+            order=options.order,
             charge_ppm=round(options.host_ratio * 1e6),
             start_ns=REPEATABLE_MONOTONIC_NS,
             realtime_start_ns=REPEATABLE_REALTIME_NS,

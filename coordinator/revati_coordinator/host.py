@@ -37,6 +37,7 @@ __all__ = [
 
 FOREVER_NS = 2**63 - 1
 POLICIES = ("free", "modelled", "measured")
+ORDERS = ("fired", "turns", "any")  # enum rvt_order
 REASONS = ("none", "exit", "stopped", "deadlock", "stall", "limit", "error")
 THREAD_STATES = ("starting", "running", "blocked", "spinning", "exiting", "actor")
 
@@ -48,7 +49,7 @@ class HostOptions:
     preload: str
     policy: str = "free"
     charge_ppm: int | None = None
-    concurrent: bool = False
+    order: str = "fired"
     realtime_start_ns: int | None = None
     start_ns: int | None = None
     limit_virtual_ns: int | None = None
@@ -87,6 +88,8 @@ class HostStatus:
     jumps: int
     fires: int
     rounds: int
+    turns: int
+    turns_lost: int
     aborts: int
     slow_proofs: int
     proof_ns: int
@@ -157,7 +160,7 @@ class Host:
         raw = _ffi.new("struct rvt_host_options *")
         raw.struct_bytes = _ffi.sizeof("struct rvt_host_options")
         raw.policy = POLICIES.index(options.policy)
-        raw.concurrent = int(options.concurrent)
+        raw.order = ORDERS.index(options.order)
         raw.trace = int(options.trace)
         raw.preload = self._chars(options.preload)
         raw.idle_timers = _ffi.NULL if options.idle_timers is None else self._chars(options.idle_timers)

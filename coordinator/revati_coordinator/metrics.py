@@ -11,6 +11,8 @@ _COUNTERS = {
     "jumps": "Times the virtual clock moved",
     "fires": "Threads woken by a deadline",
     "rounds": "Rounds given to busy pollers",
+    "turns": "Woken threads that went on in their turn",
+    "turns_lost": "Turns that nobody gave in time",
     "aborts": "Quiescence proofs that found something running",
     "slow_proofs": "Proofs with threads in unmarked waits",
 }

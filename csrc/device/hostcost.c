@@ -55,7 +55,8 @@ void rvt_host_cost_slow(enum rvt_host_cost kind, uint64_t times) {
 }
 
 /* The API server hands on what it has worked out, often without a system call: libzmq's queues are plain memory unless
- * their reader sleeps. So the time of the work passes before; carried on, it would be spent or not by who is quicker. */
+ * their reader sleeps. So the time of the work passes before; carried on, it would be spent or not by who is quicker.
+ */
 static bool hands_on(uint32_t kind) { return kind == RVT_HOST_INPUT || kind == RVT_HOST_OUTPUT; }
 
 /* Called by an observer: the thread did work of this kind so many times. Unknown kinds are ignored: an observer may

@@ -71,6 +71,7 @@ static int make_page(struct rvt_host *host) {
   page->policy = o->policy;
   page->charge_ppm = o->charge_ppm;
   page->idle_stretch = o->idle_stretch;
+  page->turns = o->order == RVT_ORDER_TURNS;
   page->spin_polls = o->spin_polls;
   page->clock_polls = 100000; /* torch reads the clock some 10000 times while it is imported */
   page->trace = o->trace;
@@ -127,7 +128,7 @@ rvt_host *rvt_host_new(const struct rvt_host_options *options) {
   }
   host->start_ns = host->options.start_ns;
   host->real_start_ns = rvt_real_ns();
-  rvt_core_init(&host->core, host->start_ns, host->options.spin_rounds, host->options.concurrent);
+  rvt_core_init(&host->core, host->start_ns, host->options.spin_rounds, (enum rvt_order)host->options.order);
   rvt_kernel_try_wchan(host->init_pid);
   rvt_kernel_find_softirq(host);
   return host;
@@ -353,11 +354,15 @@ static void step(struct rvt_host *host, const struct rvt_view *views, int count)
   host->idle_since_real_ns = 0;
   host->last_jump_real_ns = real_ns;
   host->backoff_ns = 0;
-  if (step == RVT_STEP_ROUND) host->rounds++;
+  host->rounds += step == RVT_STEP_ROUND;
+  host->turns += step == RVT_STEP_TURN;
+  rvt_store(&host->page->turn, host->page->turn + 1);
+  uint32_t kick = step == RVT_STEP_FIRE ? RVT_KICK_FIRED : step == RVT_STEP_TURN ? RVT_KICK_TURN : RVT_KICK_ROUND;
+  const char *name = step == RVT_STEP_FIRE ? "fires" : step == RVT_STEP_TURN ? "turn" : "round";
   if (host->steps && step == RVT_STEP_FIRE && --host->steps == 0) host->paused = true;
   for (int i = 0; i < picked; i++) {
-    if (host->options.trace) rvt_trace(host, &views[picks[i]], step == RVT_STEP_FIRE ? "fires" : "round");
-    rvt_fire(host, &views[picks[i]], step == RVT_STEP_FIRE ? RVT_KICK_FIRED : RVT_KICK_ROUND);
+    if (host->options.trace) rvt_trace(host, &views[picks[i]], name);
+    rvt_fire(host, &views[picks[i]], kick);
   }
 }
 
@@ -431,6 +436,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
   static struct rvt_view views[RVT_MAX_SLOTS + RVT_MAX_TIMERS];
   int64_t main_ended_ns = 0, checked_ns = 0;
   host->last_jump_real_ns = host->last_runnable_real_ns = rvt_real_ns();
+  rvt_readers_start(host);
   for (;;) {
     uint32_t futex = rvt_load(&host->page->coord_futex);
     int64_t real_ns = rvt_real_ns();
@@ -446,6 +452,9 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       rvt_host_sleep(host, futex, 20000000);
       continue;
     }
+    uint32_t leavers = rvt_load(&host->page->leavers);
+    host->ending |= leavers != host->leavers;
+    host->leavers = leavers;
     if (something_runs(host) && !host->ending && host->backoff_ns < RVT_BACKOFF_MOST_NS) {
       wait_for_change(host, futex);
       if (!something_runs(host)) host->backoff_ns = 0;
@@ -475,6 +484,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
     }
     wait_for_change(host, futex);
   }
+  rvt_readers_end(host);
   host->ended = end->reason;
   rvt_store(&host->page->failed, 1);
   __atomic_add_fetch(&host->actor_wake, 1, __ATOMIC_SEQ_CST);

@@ -54,6 +54,18 @@ struct rvt_spawned {
   bool ended;
 };
 
+/* The threads that the present proof has to ask the kernel about, and who asks. */
+struct rvt_readers {
+  struct rvt_host *host;
+  bool on; /* there is a second thread */
+  pthread_t thread;
+  int32_t batch[RVT_MAX_SLOTS]; /* indices into host->seen */
+  uint8_t verdicts[RVT_MAX_SLOTS];
+  int count, next;
+  uint32_t batches; /* futex */
+  uint32_t open, inside, stop;
+};
+
 struct rvt_host {
   struct rvt_host_options options;
   struct rvt_page *page;
@@ -78,7 +90,9 @@ struct rvt_host {
   int32_t scan[RVT_MAX_SLOTS]; /* slots in the order of checking: whoever broke a proof comes first */
   uint32_t scan_count;
   struct rvt_seen seen[RVT_MAX_SLOTS];
+  struct rvt_readers readers;
   int softirq_fd[RVT_MAX_SOFTIRQ];
+  bool softirq_wchan[RVT_MAX_SOFTIRQ];
   int softirq_count;
   int softnet_fd;
   int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
@@ -91,8 +105,9 @@ struct rvt_host {
   int64_t external_waited_ns;
   bool packets;      /* the last proof failed only because packets may be under way, perhaps those of strangers */
   bool ending;       /* threads on their way out, whose end nobody announces */
+  uint32_t leavers;  /* of the page, as last seen */
   uint32_t unmarked; /* threads accepted by the slow proof the last time */
-  uint64_t jumps, fires, rounds, aborts, slow_proofs, proof_ns, threads_seen;
+  uint64_t jumps, fires, rounds, turns, aborts, slow_proofs, proof_ns, threads_seen;
 
   /* control */
   int stop;
@@ -150,6 +165,13 @@ enum rvt_proof {
 };
 enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *count);
 void rvt_fire(struct rvt_host *host, const struct rvt_view *view, uint32_t kick);
+
+enum rvt_kernel rvt_proof_look(struct rvt_host *host, int i); /* of host->seen; any thread */
+
+/* readers.c: asks about readers->batch[0..count). */
+void rvt_readers_start(struct rvt_host *host);
+void rvt_readers_end(struct rvt_host *host);
+enum rvt_kernel rvt_readers_read(struct rvt_host *host, int count, int *culprit);
 
 /* report.c */
 void rvt_trace(struct rvt_host *host, const struct rvt_view *view, const char *what);

@@ -314,7 +314,17 @@ void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes) {
 }
 
 /* Network packets on the loopback are delivered inside the sender's call, unless the kernel defers them to
- * ksoftirqd; then a message is under way although every thread waits. */
+ * ksoftirqd; then a message is under way although every thread waits. Its wchan is as good as its state and half as
+ * dear, where it may be read. */
+static int open_softirq(int pid, bool *by_wchan) {
+  char place[64];
+  struct rvt_watch watch = {.wchan_fd = open_task(pid, pid, "wchan")};
+  for (int i = 0; i < 5 && watch.wchan_fd >= 0; i++, usleep(200))
+    if ((*by_wchan = asleep(&watch, place, sizeof(place)))) return watch.wchan_fd;
+  shut(&watch.wchan_fd);
+  return open_task(pid, pid, "stat");
+}
+
 void rvt_kernel_find_softirq(struct rvt_host *host) {
   host->softnet_fd = open("/proc/net/softnet_stat", O_RDONLY | O_CLOEXEC);
   DIR *proc = opendir("/proc");
@@ -326,8 +336,11 @@ void rvt_kernel_find_softirq(struct rvt_host *host) {
     char name[32];
     rvt_kernel_name(pid, pid, name, sizeof(name));
     if (strncmp(name, "ksoftirqd/", 10)) continue;
-    int fd = open_task(pid, pid, "stat");
-    if (fd >= 0) host->softirq_fd[host->softirq_count++] = fd;
+    bool by_wchan = false;
+    int fd = open_softirq(pid, &by_wchan);
+    if (fd < 0) continue;
+    host->softirq_wchan[host->softirq_count] = by_wchan;
+    host->softirq_fd[host->softirq_count++] = fd;
   }
   closedir(proc);
 }
@@ -356,6 +369,10 @@ bool rvt_kernel_softirq_busy(struct rvt_host *host) {
     ssize_t n = pread(host->softirq_fd[i], text, sizeof(text) - 1, 0);
     if (n <= 0) continue;
     text[n] = 0;
+    if (host->softirq_wchan[i]) {
+      if (text[0] == '0') return true;
+      continue;
+    }
     char *end = strrchr(text, ')');
     if (end && end[1] == ' ' && end[2] == 'R') return true;
   }

@@ -152,9 +152,10 @@ static bool still_asleep(struct rvt_host *host, const struct rvt_slot *slot, str
          watch->asleep_signals == rvt_load(&host->page->signals) && watch->asleep_wakes == wakes_of(host, slot);
 }
 
-static enum rvt_kernel look_at_marked(struct rvt_host *host, const struct rvt_seen *seen, struct rvt_watch *watch) {
+enum rvt_kernel rvt_proof_look(struct rvt_host *host, int i) {
+  const struct rvt_seen *seen = &host->seen[i];
   const struct rvt_slot *slot = &host->page->slots[seen->index];
-  if (still_asleep(host, slot, watch, seen->seq)) return RVT_KERNEL_BLOCKED;
+  struct rvt_watch *watch = &host->watch[seen->index];
   watch->asleep_signals = rvt_load(&host->page->signals);
   watch->asleep_wakes = wakes_of(host, slot);
   enum rvt_kernel verdict = rvt_kernel_marked(watch);
@@ -163,20 +164,47 @@ static enum rvt_kernel look_at_marked(struct rvt_host *host, const struct rvt_se
   return verdict;
 }
 
-/* One pass over the kernel: the threads that are marked (or not) as asked. */
-static enum rvt_kernel pass(struct rvt_host *host, int count, bool marked, bool again, int *culprit) {
-  enum rvt_kernel worst = RVT_KERNEL_BLOCKED;
+/* Most proofs that fail do so at who broke the last one, and these come first: they are read one by one. */
+#define RVT_READ_FIRST 6
+
+/* One pass over the kernel: the threads that are marked. OTHER only if nobody else is seen running. */
+static enum rvt_kernel pass_marked(struct rvt_host *host, int count, int *culprit) {
+  int first = 0, rest = 0, other = -1;
   for (int i = 0; i < count; i++) {
     struct rvt_seen *seen = &host->seen[i];
-    if (RVT_STATE(seen->owner) == RVT_SLOT_ACTOR || (bool)(seen->seq & 1) != marked) continue;
+    if (RVT_STATE(seen->owner) == RVT_SLOT_ACTOR || !(seen->seq & 1)) continue;
     *culprit = i;
     if (!watch_slot(host, seen->index, seen->owner)) return RVT_KERNEL_GONE;
-    struct rvt_watch *watch = &host->watch[seen->index];
-    enum rvt_kernel verdict = marked ? look_at_marked(host, seen, watch) : rvt_kernel_unmarked(host, watch, again);
-    if (verdict == RVT_KERNEL_OTHER) worst = verdict; /* go on: somebody may be running */
+    if (still_asleep(host, &host->page->slots[seen->index], &host->watch[seen->index], seen->seq)) continue;
+    if (first++ >= RVT_READ_FIRST) {
+      host->readers.batch[rest++] = i;
+      continue;
+    }
+    enum rvt_kernel verdict = rvt_proof_look(host, i);
+    if (verdict == RVT_KERNEL_OTHER) other = i; /* go on: somebody may be running */
     else if (verdict != RVT_KERNEL_BLOCKED) return verdict;
   }
-  return worst;
+  enum rvt_kernel worst = rest ? rvt_readers_read(host, rest, culprit) : RVT_KERNEL_BLOCKED;
+  if (worst != RVT_KERNEL_BLOCKED || other < 0) return worst;
+  *culprit = other;
+  return RVT_KERNEL_OTHER;
+}
+
+/* The same over those that are not. */
+static enum rvt_kernel pass_unmarked(struct rvt_host *host, int count, bool again, int *culprit) {
+  int other = -1;
+  for (int i = 0; i < count; i++) {
+    struct rvt_seen *seen = &host->seen[i];
+    if (RVT_STATE(seen->owner) == RVT_SLOT_ACTOR || seen->seq & 1) continue;
+    *culprit = i;
+    if (!watch_slot(host, seen->index, seen->owner)) return RVT_KERNEL_GONE;
+    enum rvt_kernel verdict = rvt_kernel_unmarked(host, &host->watch[seen->index], again);
+    if (verdict == RVT_KERNEL_OTHER) other = i;
+    else if (verdict != RVT_KERNEL_BLOCKED) return verdict;
+  }
+  if (other < 0) return RVT_KERNEL_BLOCKED;
+  *culprit = other;
+  return RVT_KERNEL_OTHER;
 }
 
 /* P2: the same threads in the same waits. */
@@ -230,16 +258,16 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
   enum rvt_kernel verdict;
   /* Unmarked threads are read before and after all others: one of them that ran in between shows in its run
    * count, one that was woken in between shows as running. */
-  if (first.unmarked && (verdict = pass(host, first.count, false, false, &culprit)) != RVT_KERNEL_BLOCKED)
+  if (first.unmarked && (verdict = pass_unmarked(host, first.count, false, &culprit)) != RVT_KERNEL_BLOCKED)
     return aborted(host, culprit, verdict);
-  if ((verdict = pass(host, first.count, true, false, &culprit)) != RVT_KERNEL_BLOCKED)
+  if ((verdict = pass_marked(host, first.count, &culprit)) != RVT_KERNEL_BLOCKED)
     return aborted(host, culprit, verdict);
   if ((host->packets = rvt_kernel_softirq_busy(host))) {
     host->aborts++;
     host->last_runnable_real_ns = rvt_real_ns();
     return RVT_BUSY;
   }
-  if (first.unmarked && (verdict = pass(host, first.count, false, true, &culprit)) != RVT_KERNEL_BLOCKED)
+  if (first.unmarked && (verdict = pass_unmarked(host, first.count, true, &culprit)) != RVT_KERNEL_BLOCKED)
     return aborted(host, culprit, verdict);
   if (!unchanged(host, first.count)) {
     host->aborts++;
@@ -259,6 +287,7 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
     bool marked = seen->seq & 1;
     views[(*count)++] = (struct rvt_view){
         .deadline_ns = marked ? rvt_load(&slot->deadline_ns) : RVT_FOREVER_NS,
+        .turn = marked ? slot->what : 0,
         .order = slot->order,
         .events = slot->events,
         .kind = marked ? slot->kind & 0xff : 0,

@@ -14,6 +14,7 @@ static const char *const kinds[] = {
     [RVT_WAIT_ACCEPT] = "accept",    [RVT_WAIT_CONNECT] = "connect",   [RVT_WAIT_POLL] = "poll",
     [RVT_WAIT_SELECT] = "select",    [RVT_WAIT_EPOLL] = "epoll",       [RVT_WAIT_DEVICE] = "device",
     [RVT_WAIT_CHARGE] = "host time", [RVT_WAIT_SPIN] = "busy-polling", [RVT_WAIT_CLOCK] = "reading the clock",
+    [RVT_WAIT_TURN] = "its turn",
 };
 
 static void fd_target(int pid, uint64_t fd, char *text, size_t bytes) {
@@ -130,6 +131,8 @@ void rvt_host_status_get(rvt_host *host, struct rvt_host_status *status) {
       .jumps = host->jumps,
       .fires = host->fires,
       .rounds = host->rounds,
+      .turns = host->turns,
+      .turns_lost = rvt_load(&page->turns_lost),
       .aborts = host->aborts,
       .slow_proofs = host->slow_proofs,
       .proof_ns = host->proof_ns,

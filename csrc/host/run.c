@@ -25,7 +25,8 @@ static _Noreturn void usage(const char *why) {
   fprintf(
       stderr,
       "rvt-run: %s\n"
-      "usage: rvt-run [--preload LIB] [--policy free|modelled|measured] [--charge PPM] [--concurrent] [--trace]\n"
+      "usage: rvt-run [--preload LIB] [--policy free|modelled|measured] [--charge PPM] [--concurrent|--turns] "
+      "[--trace]\n"
       "               [--quiet] [--limit SECONDS] [--real-limit SECONDS] [--idle-ok] [--stretch N] [--kernel-us US]\n"
       "               [--] CMD...\n",
       why);
@@ -61,7 +62,8 @@ int main(int argc, char **argv) {
       at++;
       break;
     }
-    if (!strcmp(name, "--concurrent")) options.concurrent = 1;
+    if (!strcmp(name, "--concurrent")) options.order = RVT_ORDER_ANY;
+    else if (!strcmp(name, "--turns")) options.order = RVT_ORDER_TURNS;
     else if (!strcmp(name, "--trace")) options.trace = 1;
     else if (!strcmp(name, "--quiet")) quiet = 1;
     else if (!strcmp(name, "--idle-ok")) options.deadlock_ms = -1;
@@ -107,14 +109,16 @@ int main(int argc, char **argv) {
   if (!quiet) {
     struct rvt_host_status s;
     rvt_host_status_get(the_host, &s);
+    uint64_t proved = s.fires + s.rounds + s.turns;
     fprintf(stderr,
-            "rvt-run: virtual %.6f s, real %.3f s, jumps %llu, fires %llu, rounds %llu, aborts %llu, slow proofs %llu, "
+            "rvt-run: virtual %.6f s, real %.3f s, jumps %llu, fires %llu, rounds %llu, turns %llu, aborts %llu, slow "
+            "proofs %llu, "
             "proof %.1f us, threads %llu, killed %d, coordinator %.3f s CPU\n",
             (double)end.virtual_ns / 1e9, (double)end.real_ns / 1e9, (unsigned long long)s.jumps,
-            (unsigned long long)s.fires, (unsigned long long)s.rounds, (unsigned long long)s.aborts,
-            (unsigned long long)s.slow_proofs,
-            s.fires + s.rounds ? (double)s.proof_ns / 1e3 / (double)(s.fires + s.rounds) : 0.0,
-            (unsigned long long)s.threads_seen, end.killed, cpu_s());
+            (unsigned long long)s.fires, (unsigned long long)s.rounds, (unsigned long long)s.turns,
+            (unsigned long long)s.aborts, (unsigned long long)s.slow_proofs,
+            proved ? (double)s.proof_ns / 1e3 / (double)proved : 0.0, (unsigned long long)s.threads_seen, end.killed,
+            cpu_s());
   }
   rvt_host_free(the_host);
   return end.reason == RVT_END_EXIT ? end.exit_code : 70;

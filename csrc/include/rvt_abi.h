@@ -13,7 +13,7 @@
 
 #include "rvt_device_page.h"
 
-#define RVT_ABI_VERSION 3u
+#define RVT_ABI_VERSION 4u
 #define RVT_PAGE_MAGIC 0x4954415645520001ull /* "..REVATI" */
 #define RVT_MAX_SLOTS 4096
 #define RVT_FOREVER_NS INT64_MAX
@@ -54,6 +54,7 @@ enum rvt_wait_kind {
   RVT_WAIT_CHARGE = 19, /* host time of the policy being settled */
   RVT_WAIT_SPIN = 20,   /* a recognised busy-poller, parked */
   RVT_WAIT_CLOCK = 21,  /* a loop that only reads the clock, parked */
+  RVT_WAIT_TURN = 22,   /* woken, waits until nothing else runs; `what` is the turn in which it was woken */
   RVT_WAIT_EVENTFD = 0x100,
   RVT_WAIT_COUNTED = 0x200,
 };
@@ -62,8 +63,13 @@ enum rvt_kick {
   RVT_KICK_NONE = 0,
   RVT_KICK_FIRED = 1,
   RVT_KICK_ROUND = 2,
-  RVT_KICK_SIGNAL = 3 /* by the thread itself */
+  RVT_KICK_SIGNAL = 3, /* by the thread itself */
+  RVT_KICK_TURN = 4,
 };
+
+/* Who goes on when several could at one virtual instant. FIRED: threads whose deadline has come, one by one; whoever
+ * they wake runs at once, beside them. TURNS: everybody one by one. ANY: all that is due at once. */
+enum rvt_order { RVT_ORDER_FIRED = 0, RVT_ORDER_TURNS = 1, RVT_ORDER_ANY = 2 };
 
 enum rvt_policy { RVT_POLICY_FREE = 0, RVT_POLICY_MODELLED = 1, RVT_POLICY_MEASURED = 2 };
 
@@ -158,8 +164,12 @@ struct rvt_page {
   uint32_t slots_high;                          /* slots above this index were never used */
   uint32_t slots_hint;                          /* where to look for a free one */
   uint32_t timers_high;
-  uint32_t failed;  /* 1 = the run has failed: everybody leaves */
-  uint32_t signals; /* sent so far from within the run */
+  uint32_t failed;     /* 1 = the run has failed: everybody leaves */
+  uint32_t leavers;    /* threads that began to end: the kernel tells nobody when it is done with one */
+  uint32_t signals;    /* sent so far from within the run */
+  uint32_t turns;      /* 1 = whoever is woken waits for its turn */
+  uint32_t turns_lost; /* turns that nobody gave in time: somebody computed on and on */
+  uint64_t turn;       /* counts what the coordinator has let go */
 
   uint32_t wakes[RVT_WAKE_COUNTS] __attribute__((aligned(64)));
 

@@ -15,7 +15,7 @@ struct rvt_host_options {
   uint32_t struct_bytes;     /* sizeof(struct rvt_host_options) of the caller, checked */
   uint32_t policy;           /* 0 free, 1 modelled, 2 measured */
   uint32_t charge_ppm;       /* measured: target CPU time per host CPU time in millionths; 0 = 1000000 */
-  int32_t concurrent;        /* 1 = threads with one deadline are fired together; 0 = one by one, repeatable */
+  uint32_t order;            /* enum rvt_order of rvt_abi.h: 0 fired, 1 turns, 2 any */
   int64_t realtime_start_ns; /* CLOCK_REALTIME at virtual time 0; 0 = the host's when the page is made */
   int64_t start_ns;          /* virtual MONOTONIC at the start; 0 = the host's; set both for equal logs */
   int64_t limit_virtual_ns;  /* the run fails when the clock has advanced so far; 0 = no limit */
@@ -60,6 +60,8 @@ struct rvt_host_status {
   uint64_t jumps;        /* times the clock moved */
   uint64_t fires;        /* threads woken by a deadline */
   uint64_t rounds;       /* rounds given to busy-pollers */
+  uint64_t turns;        /* woken threads that went on in their turn */
+  uint64_t turns_lost;   /* and without it: somebody computed on and on */
   uint64_t aborts;       /* proofs that found something running */
   uint64_t slow_proofs;  /* proofs with threads that wait in calls nobody marked */
   uint64_t proof_ns;     /* real time spent in proofs */

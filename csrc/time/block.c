@@ -18,6 +18,11 @@ struct rvt_waitv {
   uint32_t flags, reserved;
 };
 
+static int wait_kick(const struct timespec *real_limit) {
+  struct rvt_slot *slot = rvt_self_tls.slot;
+  return (int)-rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAIT, 0, (long)real_limit, 0, 0);
+}
+
 void rvt_block(int kind, int64_t deadline_ns, uint64_t what) {
   struct rvt_slot *slot = rvt_self_tls.slot;
   struct rvt_page *page = rvt_the_page;
@@ -43,6 +48,33 @@ uint32_t rvt_unblock(void) {
   rvt_store_relaxed(&slot->deadline_ns, RVT_FOREVER_NS);
   if (rvt_charging() && rvt_the_page->policy == RVT_POLICY_MEASURED) rvt_charge_mark();
   return __atomic_exchange_n(&slot->kick, 0, __ATOMIC_SEQ_CST);
+}
+
+/* Whoever is woken by another thread goes on when nothing else runs. So what happens at one virtual instant happens one
+ * after another, in an order that depends neither on the machine nor on its load: first come, first served, and by
+ * identity among those who were woken together. What was fired has its turn already.
+ *
+ * Somebody may compute for ever, or until this very thread has done something: after some real time it goes on beside.
+ */
+#define RVT_TURN_LIMIT_S 2
+
+bool rvt_turn(void) {
+  if (RVT_LIKELY(!rvt_the_page->turns)) return false;
+  int error = errno;
+  uint64_t woken_in = rvt_load(&rvt_the_page->turn);
+  struct timespec limit = {RVT_TURN_LIMIT_S, 0};
+  uint32_t kick;
+  do {
+    rvt_block(RVT_WAIT_TURN | RVT_WAIT_COUNTED, rvt_clock_ns(), woken_in);
+    int result = wait_kick(&limit);
+    kick = rvt_unblock();
+    if (result == ETIMEDOUT && !kick) {
+      __atomic_add_fetch(&rvt_the_page->turns_lost, 1, __ATOMIC_SEQ_CST);
+      break;
+    }
+  } while (kick != RVT_KICK_TURN);
+  errno = error;
+  return true;
 }
 
 /* After a signal handler: the interrupted wait goes on. A kick that came before the handler is not lost. Sleeps
@@ -72,11 +104,6 @@ int64_t rvt_absolute_ns(clockid_t clock, const struct timespec *t) {
   if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE || clock == CLOCK_TAI)
     ns -= rvt_the_page->realtime_offset_ns;
   return ns;
-}
-
-static int wait_kick(const struct timespec *real_limit) {
-  struct rvt_slot *slot = rvt_self_tls.slot;
-  return (int)-rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAIT, 0, (long)real_limit, 0, 0);
 }
 
 int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interruptible) {
@@ -128,6 +155,7 @@ int rvt_futex_limited(int kind, uint32_t *word, uint32_t expected, bool is_priva
     if (result == -ETIMEDOUT && !kick) return ETIMEDOUT;
     if (result == -ENOSYS) rvt_fail("futex_waitv is missing: Linux 5.16 or later is needed");
     if ((result == -EINTR && !kick) || kick == RVT_KICK_SIGNAL) return EINTR;
+    if (!kick) rvt_turn();
     if (result == 0 || __atomic_load_n(word, __ATOMIC_SEQ_CST) != expected) return 0;
     if (result < 0 && result != -EAGAIN && result != -EINTR) return (int)-result;
     if (timed && result == 1) continue; /* kicked: the loop looks at the clock */
@@ -144,12 +172,22 @@ static long real_ppoll(struct pollfd *fds, nfds_t count, const sigset_t *mask) {
   return rvt_raw(SYS_ppoll, (long)fds, (long)count, 0, (long)mask, _NSIG / 8, 0);
 }
 
+static long ready_now(struct pollfd *fds, nfds_t count) {
+  struct timespec zero = {0, 0};
+  return rvt_raw(SYS_ppoll, (long)fds, (long)count, (long)&zero, 0, 0, 0);
+}
+
+/* What is ready when the turn comes, not what was ready first; 0: others took it. */
+static long ready_in_turn(struct pollfd *fds, nfds_t count, long ready) {
+  return rvt_turn() ? ready_now(fds, count) : ready;
+}
+
 #define RVT_STACK_FDS 64
 
 int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_ns, const sigset_t *mask,
                    uint64_t what) {
   rvt_active();
-  if (deadline_ns == RVT_FOREVER_NS) {
+  if (deadline_ns == RVT_FOREVER_NS && !rvt_the_page->turns) {
     rvt_block(kind, deadline_ns, what);
     long result = real_ppoll(fds, count, mask);
     rvt_unblock();
@@ -184,13 +222,13 @@ int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_
     } else if (kick) {
       drain(evfd);
     }
+    if (result > 0 && !kick) result = ready_in_turn(all, count, result);
     if (result > 0) {
       for (nfds_t i = 0; i < count; i++) fds[i].revents = all[i].revents;
       return (int)result;
     }
     if (rvt_local_ns() >= deadline_ns) { /* ready and timed out at once: ready wins */
-      struct timespec zero = {0, 0};
-      long last = rvt_raw(SYS_ppoll, (long)fds, (long)count, (long)&zero, 0, 0, 0);
+      long last = ready_now(fds, count);
       return last < 0 ? 0 : (int)last;
     }
   }
@@ -203,7 +241,7 @@ static void park(int kind, int64_t deadline_ns) {
   struct rvt_self *self = &rvt_self_tls;
   rvt_settle(); /* others may wait for what this thread wrote into memory that they share */
   self->slot->spins++;
-  struct timespec limit = {0, 20 * 1000 * 1000};
+  struct timespec limit = {rvt_the_page->turns ? RVT_TURN_LIMIT_S : 0, rvt_the_page->turns ? 0 : 20 * 1000 * 1000};
   rvt_block(kind, deadline_ns, 0);
   wait_kick(&limit);
   rvt_unblock();

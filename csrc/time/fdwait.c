@@ -141,7 +141,7 @@ static int epoll_with(int epfd, struct epoll_event *events, int max, int64_t dea
       return 0;
     }
     if (rvt_local_ns() >= deadline_ns) return 0;
-    if (deadline_ns == RVT_FOREVER_NS) {
+    if (deadline_ns == RVT_FOREVER_NS && !rvt_the_page->turns) {
       rvt_active();
       rvt_block(RVT_WAIT_EPOLL, deadline_ns, (uint64_t)epfd);
       ready = rvt_real.epoll_pwait(epfd, events, max, -1, mask);

@@ -64,7 +64,8 @@ struct rvt_self {
   int64_t cpu_mark_ns;   /* CPU clock at the last reading (measured) */
   int64_t real_mark_ns;  /* host clock then */
   uint32_t settling;
-  uint32_t depth; /* signal handlers running inside a wait */
+  uint32_t depth;   /* signal handlers running inside a wait */
+  bool interrupted; /* a handler ran that restarts no call (without SA_RESTART) */
 };
 extern __thread struct rvt_self rvt_self_tls;
 
@@ -106,6 +107,7 @@ struct rvt_wait {
 void rvt_block(int kind, int64_t deadline_ns, uint64_t what);
 uint32_t rvt_unblock(void); /* -> enum rvt_kick that arrived */
 void rvt_reblock(uint32_t kind, uint32_t kick);
+bool rvt_turn(void); /* after a wait that somebody ended: waits for the turn; false when the run has no turns */
 
 /* charge.c */
 int64_t rvt_local_ns(void);
@@ -188,6 +190,7 @@ static inline bool rvt_cancelled(void) { return rvt_load_relaxed(&rvt_self_tls.s
 static inline void rvt_test_cancel(void) {
   if (RVT_UNLIKELY(rvt_cancelled())) pthread_testcancel();
 }
-extern uint64_t rvt_signal_info; /* signals whose handler takes three arguments */
+extern uint64_t rvt_signal_info;    /* signals whose handler takes three arguments */
+extern uint64_t rvt_signal_restart; /* signals with SA_RESTART */
 
 #endif

@@ -3,6 +3,7 @@
  * writes are not marked: the coordinator's slow path recognises them by the call and the kind of descriptor. */
 #include "internal.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -49,10 +50,23 @@ static int await_limit(int kind, int fd, int64_t limit_ns) {
   return -1;
 }
 
+/* With turns, waiting and taking are two steps: a thread takes what is there when its turn comes. False: EINTR. */
+static bool await_turn(int kind, int fd) {
+  if (RVT_LIKELY(!rvt_the_page->turns)) return true;
+  long flags = rvt_raw(SYS_fcntl, fd, F_GETFL, 0, 0, 0, 0);
+  if (flags < 0 || flags & O_NONBLOCK) return true;
+  struct pollfd one = {.fd = fd, .events = POLLIN};
+  rvt_self_tls.interrupted = false;
+  while (rvt_poll_until(kind, &one, 1, RVT_FOREVER_NS, NULL, (uint64_t)fd) < 0)
+    if (rvt_self_tls.interrupted) return false;
+  return true;
+}
+
 /* Runs a real call that may block as one marked wait. On a descriptor that does not block it is a poll, and must
  * leave no trace of a wait: a loop of them is a busy-poller. */
 #define RVT_MARKED(kind, fd, call)                            \
   ({                                                          \
+    if (!await_turn((kind), (fd))) return -1;                 \
     uint32_t polls_ = rvt_self_tls.polls;                     \
     uint32_t events_ = rvt_self_tls.slot->events;             \
     rvt_active();                                             \

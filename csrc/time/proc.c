@@ -240,6 +240,7 @@ RVT_EXPORT pid_t wait4(pid_t pid, int *status, int options, struct rusage *usage
   done = rvt_real.wait4(pid, status, options, usage);
   int error = errno;
   rvt_unblock();
+  rvt_turn();
   errno = error;
   return done;
 }
@@ -267,6 +268,7 @@ RVT_EXPORT int waitid(idtype_t type, id_t id, siginfo_t *info, int options) {
   result = rvt_real.waitid(type, id, out, options);
   int error = errno;
   rvt_unblock();
+  rvt_turn();
   errno = error;
   return result;
 }

@@ -9,7 +9,7 @@
 
 /* As sa_handler or sa_sigaction. */
 static void (*handlers[_NSIG])(int, siginfo_t *, void *);
-uint64_t rvt_signal_info;
+uint64_t rvt_signal_info, rvt_signal_restart;
 
 static void trampoline(int signo, siginfo_t *info, void *context) {
   struct rvt_self *self = &rvt_self_tls;
@@ -29,6 +29,7 @@ static void trampoline(int signo, siginfo_t *info, void *context) {
   if (internal) __atomic_and_fetch(&slot->flags, ~RVT_FLAG_INTERNAL, __ATOMIC_SEQ_CST);
   self->internal = 0;
   self->polls = self->clock_polls = 0;
+  if (!(rvt_load(&rvt_signal_restart) & 1ull << (signo - 1))) self->interrupted = true;
   errno = error;
   handler(signo, info, context);
   error = errno;
@@ -70,6 +71,8 @@ RVT_EXPORT int sigaction(int signo, const struct sigaction *act, struct sigactio
     }
   }
   if (act) {
+    if (act->sa_flags & SA_RESTART) __atomic_or_fetch(&rvt_signal_restart, 1ull << (signo - 1), __ATOMIC_SEQ_CST);
+    else __atomic_and_fetch(&rvt_signal_restart, ~(1ull << (signo - 1)), __ATOMIC_SEQ_CST);
     if (act->sa_flags & SA_SIGINFO) __atomic_or_fetch(&rvt_signal_info, 1ull << (signo - 1), __ATOMIC_SEQ_CST);
     else __atomic_and_fetch(&rvt_signal_info, ~(1ull << (signo - 1)), __ATOMIC_SEQ_CST);
   }
@@ -104,6 +107,7 @@ static int wait_marked(int (*call)(void *), void *arg) {
   int result = call(arg);
   int error = errno;
   rvt_unblock();
+  rvt_turn();
   errno = error;
   return result;
 }

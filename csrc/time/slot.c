@@ -92,6 +92,7 @@ void rvt_slot_leave(void) {
   if (!__atomic_compare_exchange_n(&slot->owner, &owner, (owner & ~0xffull) | RVT_SLOT_EXITING, false, __ATOMIC_SEQ_CST,
                                    __ATOMIC_SEQ_CST))
     return;
+  __atomic_add_fetch(&rvt_the_page->leavers, 1, __ATOMIC_SEQ_CST);
   rvt_coordinator_wake();
 }
 
@@ -156,6 +157,7 @@ static void *run_thread(void *opaque) {
   rvt_self_tls.local_ns = rvt_self_tls.seen_ns = start.slot->local_ns;
   rvt_slot_adopt(start.slot, (int)rvt_raw(SYS_gettid, 0, 0, 0, 0, 0, 0), 0);
   pthread_setspecific(leave_key, start.slot);
+  rvt_turn();
   return start.function(start.argument);
 }
 

@@ -152,6 +152,7 @@ void rvt_init(void) {
   rvt_slot_adopt(claim_slot(), rvt_pid, RVT_FLAG_MAIN);
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   rvt_mode = RVT_MODE_MANAGED;
+  rvt_turn(); /* beside us whoever started this program runs */
 }
 
 __attribute__((constructor(101))) static void start(void) { rvt_init(); }
@@ -184,6 +185,7 @@ static void after_fork_child(void) {
   self->children = 0;
   rvt_slot_adopt(forked_slot, rvt_pid, RVT_FLAG_MAIN);
   watch_coordinator();
+  rvt_turn();
 }
 
 RVT_EXPORT pid_t fork(void) {

@@ -224,6 +224,7 @@ RVT_EXPORT int pthread_mutex_lock(pthread_mutex_t *mutex) {
     rvt_block(RVT_WAIT_MUTEX, RVT_FOREVER_NS, (uint64_t)mutex);
     error = rvt_real.pthread_mutex_lock(mutex);
     rvt_unblock();
+    rvt_turn();
   }
   rvt_take(mutex);
   return error;
@@ -285,6 +286,7 @@ RVT_EXPORT int mtx_timedlock(mtx_t *mutex, const struct timespec *t) {
     rvt_block((kind), RVT_FOREVER_NS, (uint64_t)(object)); \
     int marked_ = (call);                                  \
     rvt_unblock();                                         \
+    rvt_turn();                                            \
     rvt_take((const void *)(object));                      \
     marked_;                                               \
   })

@@ -49,6 +49,13 @@ def add_run_options(parser: Any) -> None:
         help="what host time counts: none (free), a host profile's (modelled, the default), this host's (measured)",
     )
     parser.add_argument(
+        "--order",
+        choices=("turns", "fired"),
+        default="turns",
+        help="threads that could run at one virtual instant go on one by one, the same in every run (turns, default), "
+        "or beside each other: faster, but bursts differ from run to run (fired)",
+    )
+    parser.add_argument(
         "--host-profile", default="default", metavar="NAME|FILE", help="policy modelled: the host (docs/concepts.md)"
     )
     parser.add_argument(
@@ -120,6 +127,7 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     options = RunOptions(
         gpus=parse_gpu_option(arguments.gpu),
         policy=arguments.policy,
+        order=arguments.order,
         host_profile=arguments.host_profile,
         predictor=predictor,
         seed=arguments.seed,
@@ -166,6 +174,7 @@ def write_report(
         "gpu": options.gpus.gpu.key,
         "gpus": options.gpus.count,
         "policy": options.policy,
+        "order": options.order,
         "host_profile": host_profile,
         "predictor": str(options.predictor),
         "seed": options.seed,

@@ -84,6 +84,7 @@ def demo(arguments: argparse.Namespace) -> int:
     options = RunOptions(
         gpus=parse_gpu_option(arguments.gpu),
         policy=arguments.policy,
+        order=arguments.order,
         host_profile=arguments.host_profile,
         predictor=predictor,
         seed=arguments.seed,
@@ -137,6 +138,7 @@ def describe(arguments: argparse.Namespace, scenario: Scenario) -> dict[str, Any
         "gpu": scenario.options.gpus.gpu.key,
         "gpus": scenario.options.gpus.count,
         "policy": scenario.options.policy,
+        "order": scenario.options.order,
         "host_profile": scenario.options.host_profile if scenario.options.policy == "modelled" else None,
         "predictor": str(scenario.options.predictor),
         "seed": scenario.options.seed,

@@ -140,6 +140,7 @@ def identity(case: Case, kind: str, statistics: dict[str, Any]) -> dict[str, Any
     return {
         "clock": kind,
         "policy": case.data["host_time"]["policy"] if kind == "emulated" else "real",
+        "order": case.data["host_time"]["order"] if kind == "emulated" else None,
         "host_profile": _host_profile(case) if kind == "emulated" else None,
         "pack": statistics.get("pack", case.data["predictor"]["pack"]),
         "seed": case.seed,

@@ -275,6 +275,12 @@ CASE_FORM = Object(
             fields={
                 "policy": Choice("", default="modelled", names=("free", "modelled", "measured")),
                 "profile": Text("policy modelled: name of a shipped host profile, or a file", default="default"),
+                "order": Choice(
+                    "threads that could run at one virtual instant: one by one, the same in every run (turns), or "
+                    "beside each other (fired: faster, but bursts differ from run to run)",
+                    default="turns",
+                    names=("turns", "fired"),
+                ),
             },
         ),
         "oracle": Object(

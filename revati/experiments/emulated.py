@@ -28,6 +28,7 @@ class EmulatedPlan:
 
     gpu: str  # NAME:COUNT
     policy: str
+    order: str
     host_profile: str  # name or file
     predictor: str
     scale: dict[str, float]  # operator family: factor on its durations
@@ -78,6 +79,7 @@ class _Snapshots:
             "now_ns": status.now_ns,
             "real_ns": status.real_ns,
             "jumps": status.jumps,
+            "turns_lost": status.turns_lost,
             "predictor": self._run.predictor_statistics(),
         }
 
@@ -90,6 +92,7 @@ def _coordinate(plan: EmulatedPlan) -> int:
     options = RunOptions(
         gpus=parse_gpu_option(plan.gpu),
         policy=plan.policy,
+        order=plan.order,
         host_profile=plan.host_profile,
         predictor=parse_predictor(plan.predictor),
         seed=plan.seed,

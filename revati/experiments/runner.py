@@ -101,6 +101,7 @@ class EmulatedRunner:
         emulated = EmulatedPlan(
             gpu=f"{device['gpu']}:{device['count']}",
             policy=case.data["host_time"]["policy"],
+            order=case.data["host_time"]["order"],
             host_profile=case.host_profile,
             predictor=predictor["pack"] or "auto",
             scale=dict(predictor["scale"]),

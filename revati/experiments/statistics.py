@@ -31,6 +31,11 @@ def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
         notes.append(f"{unknown} reads of device memory that nothing had computed")
     if after["unsupported_calls"]:
         notes.append(f"{after['unsupported_calls']} calls that the virtual device lacks")
+    lost = end.get("turns_lost", 0) - start.get("turns_lost", 0)
+    if lost:
+        notes.append(
+            f"{lost} threads went on beside one that computed for seconds: another run may order them in another way"
+        )
     return {
         "pack": raw.get("pack"),
         "gpu_busy_ns": [gpu["busy_ns"] - old["busy_ns"] for gpu, old in zip(after["gpus"], before["gpus"])],

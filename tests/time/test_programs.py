@@ -5,6 +5,7 @@ Inside, each moment is exact to the nanosecond. Natively the machine may be busy
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import socket
@@ -39,6 +40,17 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **environment})
 
 
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
 def natively(command: list[str], **environment: str) -> None:
     for _ in range(3):
         done = run(command, **environment)
@@ -47,8 +59,8 @@ def natively(command: list[str], **environment: str) -> None:
     pytest.fail(done.stdout + done.stderr)
 
 
-def inside(built: Built, command: list[str], **environment: str) -> None:
-    done = run(built.inside(command, "--quiet", "--real-limit", "60"), **environment)
+def inside(built: Built, command: list[str], *options: str, **environment: str) -> None:
+    done = run(built.inside(command, "--quiet", "--real-limit", "60", *options), **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok " in done.stdout
 
@@ -58,9 +70,25 @@ def test_c_program_natively(built: Built, name: str) -> None:
     natively([str(built.programs[name])])
 
 
+ORDERS = pytest.mark.parametrize("order", [(), ("--turns",)], ids=["fired", "turns"])
+
+
+@ORDERS
 @pytest.mark.parametrize("name", C_PROGRAMS)
-def test_c_program_inside(built: Built, name: str) -> None:
-    inside(built, [str(built.programs[name])])
+def test_c_program_inside(built: Built, name: str, order: tuple[str, ...]) -> None:
+    inside(built, [str(built.programs[name])], *order)
+
+
+def test_turns_come_one_by_one_in_the_same_order(built: Built) -> None:
+    """36 threads of three processes, woken together by six kinds of objects, 20 times; every second run beside hogs."""
+    outputs = set()
+    for attempt in range(4):
+        with busy_processes(2 if attempt % 2 else 0):
+            command = built.inside([str(built.programs["turns"]), "all"], "--quiet", "--turns", "--real-limit", "60")
+            done = run(command, WITH_TURNS="1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.add(done.stdout)
+    assert len(outputs) == 1
 
 
 @pytest.mark.parametrize(("name", "module", "environment"), PYTHON_PROGRAMS)
@@ -70,11 +98,14 @@ def test_python_program_natively(name: str, module: str | None, environment: dic
     natively([sys.executable, str(PYTHON_FOLDER / f"{name}.py")], **environment)
 
 
+@ORDERS
 @pytest.mark.parametrize(("name", "module", "environment"), PYTHON_PROGRAMS)
-def test_python_program_inside(built: Built, name: str, module: str | None, environment: dict[str, str]) -> None:
+def test_python_program_inside(
+    built: Built, name: str, module: str | None, environment: dict[str, str], order: tuple[str, ...]
+) -> None:
     if module and importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
-    inside(built, [sys.executable, str(PYTHON_FOLDER / f"{name}.py")], **environment)
+    inside(built, [sys.executable, str(PYTHON_FOLDER / f"{name}.py")], *order, **environment)
 
 
 class SlowNameServer:

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "../../host/core.h"
-#include "../../include/rvt_abi.h"
 
 #define MAX 64
 
@@ -32,9 +31,17 @@ static uint64_t seed, at_step;
 
 static bool polls(const struct rvt_view *view) { return view->kind == RVT_WAIT_SPIN || view->kind == RVT_WAIT_CLOCK; }
 
+static bool turns; /* of the run */
+
 static struct rvt_view fresh(int64_t now_ns, int index) {
   struct rvt_view view = {.index = index, .order = draw(5), .kind = RVT_WAIT_COND, .deadline_ns = RVT_FOREVER_NS};
-  switch (draw(6)) {
+  switch (draw(7)) {
+  case 6:
+    if (!turns) break;
+    view.kind = RVT_WAIT_TURN;
+    view.deadline_ns = now_ns;
+    view.turn = draw(3);
+    break;
   case 0:
     view.kind = RVT_WAIT_SPIN;
     if (draw(2)) view.deadline_ns = now_ns + draw(1000);
@@ -60,20 +67,20 @@ struct run {
 static void check_fire(struct run *run, int64_t before_ns, const int *picks, int picked, int64_t cap_ns) {
   PROMISE("a fire wakes somebody", picked > 0);
   const struct rvt_view *first = &run->views[picks[0]];
+  bool any = run->core.order == RVT_ORDER_ANY;
   for (int i = 0; i < picked; i++)
     PROMISE("only due deadlines are fired", run->views[picks[i]].deadline_ns <= run->core.now_ns);
   for (int i = 0; i < run->count; i++) {
     const struct rvt_view *view = &run->views[i];
-    PROMISE("no earlier deadline is passed over", view->deadline_ns >= first->deadline_ns || run->core.concurrent);
-    PROMISE("ties go by stable identity",
-            run->core.concurrent || view->deadline_ns > first->deadline_ns || view->order >= first->order);
-    if (run->core.concurrent && view->deadline_ns <= run->core.now_ns) {
+    PROMISE("no earlier deadline is passed over", view->deadline_ns >= first->deadline_ns || any);
+    PROMISE("ties go by stable identity", any || view->deadline_ns > first->deadline_ns || view->order >= first->order);
+    if (any && view->deadline_ns <= run->core.now_ns) {
       bool fired = false;
       for (int k = 0; k < picked; k++) fired |= picks[k] == i;
       PROMISE("concurrent firing leaves nobody due behind", fired);
     }
   }
-  PROMISE("serial firing fires one", run->core.concurrent || picked == 1);
+  PROMISE("serial firing fires one", any || picked == 1);
   PROMISE("the clock stops at the first deadline",
           run->core.now_ns == (first->deadline_ns > before_ns ? first->deadline_ns : before_ns));
   PROMISE("the cap holds", run->core.now_ns <= cap_ns || run->core.now_ns == before_ns);
@@ -111,11 +118,19 @@ static void one_step(struct run *run) {
     for (int i = 0; i < picked; i++) PROMISE("rounds wake pollers only", polls(&run->views[picks[i]]));
     int expected = 0;
     for (int i = 0; i < run->count; i++) expected += polls(&run->views[i]);
-    PROMISE("a round is for every poller", picked == expected);
+    PROMISE("a round is for every poller, or one by one", picked == (turns ? 1 : expected));
     run->rounds = run->changed ? 1 : run->rounds + 1;
     run->changed = false;
     run->looked_ns = run->core.now_ns;
     if (draw(6) == 0) act(run, picks[draw((uint32_t)picked)]); /* it saw something */
+    break;
+  case RVT_STEP_TURN:
+    PROMISE("turns are for those who wait for one", picked == 1 && run->views[picks[0]].kind == RVT_WAIT_TURN);
+    for (int i = 0; i < run->count; i++)
+      PROMISE("who was woken first goes first",
+              run->views[i].kind != RVT_WAIT_TURN || run->views[i].turn >= run->views[picks[0]].turn);
+    PROMISE("a turn moves no clock", run->core.now_ns == before_ns);
+    act(run, picks[0]);
     break;
   case RVT_STEP_IDLE:
     PROMISE("idle means no deadline", first_ns == RVT_FOREVER_NS);
@@ -131,11 +146,12 @@ static void one_step(struct run *run) {
   }
 }
 
-static uint64_t run_seed(uint64_t number, uint64_t steps, bool concurrent) {
+static uint64_t run_seed(uint64_t number, uint64_t steps, enum rvt_order order) {
   struct run run = {.changed = true};
   seed = number;
-  state = number * 2654435761u + concurrent;
-  rvt_core_init(&run.core, 1000, 2, concurrent);
+  state = number * 2654435761u + order;
+  turns = order == RVT_ORDER_TURNS;
+  rvt_core_init(&run.core, 1000, 2, order);
   for (at_step = 0; at_step < steps; at_step++) {
     if (run.count < 2 || (run.count < MAX && draw(20) == 0)) {
       run.views[run.count] = fresh(run.core.now_ns, run.count);
@@ -160,10 +176,10 @@ int main(int argc, char **argv) {
   }
   uint64_t digest = 0;
   for (uint64_t number = 1; number <= seeds; number++)
-    for (int concurrent = 0; concurrent < 2; concurrent++) {
-      uint64_t first = run_seed(number, steps, concurrent);
-      PROMISE("one seed, one schedule", first == run_seed(number, steps, concurrent));
-      digest ^= first * (2 * number + (uint64_t)concurrent);
+    for (int order = RVT_ORDER_FIRED; order <= RVT_ORDER_ANY; order++) {
+      uint64_t first = run_seed(number, steps, (enum rvt_order)order);
+      PROMISE("one seed, one schedule", first == run_seed(number, steps, (enum rvt_order)order));
+      digest ^= first * (3 * number + (uint64_t)order);
     }
   printf("{\"steps\": %llu, \"seeds\": %llu, \"digest\": \"%016llx\"}\n", (unsigned long long)steps,
          (unsigned long long)seeds, (unsigned long long)digest);
