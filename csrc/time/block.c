@@ -50,33 +50,6 @@ uint32_t rvt_unblock(void) {
   return __atomic_exchange_n(&slot->kick, 0, __ATOMIC_SEQ_CST);
 }
 
-/* Whoever is woken by another thread goes on when nothing else runs. So what happens at one virtual instant happens one
- * after another, in an order that depends neither on the machine nor on its load: first come, first served, and by
- * identity among those who were woken together. What was fired has its turn already.
- *
- * Somebody may compute for ever, or until this very thread has done something: after some real time it goes on beside.
- */
-#define RVT_TURN_LIMIT_S 2
-
-bool rvt_turn(void) {
-  if (RVT_LIKELY(!rvt_the_page->turns)) return false;
-  int error = errno;
-  uint64_t woken_in = rvt_load(&rvt_the_page->turn);
-  struct timespec limit = {RVT_TURN_LIMIT_S, 0};
-  uint32_t kick;
-  do {
-    rvt_block(RVT_WAIT_TURN | RVT_WAIT_COUNTED, rvt_clock_ns(), woken_in);
-    int result = wait_kick(&limit);
-    kick = rvt_unblock();
-    if (result == ETIMEDOUT && !kick) {
-      __atomic_add_fetch(&rvt_the_page->turns_lost, 1, __ATOMIC_SEQ_CST);
-      break;
-    }
-  } while (kick != RVT_KICK_TURN);
-  errno = error;
-  return true;
-}
-
 /* After a signal handler: the interrupted wait goes on. A kick that came before the handler is not lost. Sleeps
  * and other timed futex waits end with EINTR as they do natively, even where the kernel restarts the call. */
 void rvt_reblock(uint32_t kind, uint32_t kick) {
@@ -241,9 +214,10 @@ static void park(int kind, int64_t deadline_ns) {
   struct rvt_self *self = &rvt_self_tls;
   rvt_settle(); /* others may wait for what this thread wrote into memory that they share */
   self->slot->spins++;
-  struct timespec limit = {rvt_the_page->turns ? RVT_TURN_LIMIT_S : 0, rvt_the_page->turns ? 0 : 20 * 1000 * 1000};
+  struct timespec limit = {0, 20 * 1000 * 1000};
   rvt_block(kind, deadline_ns, 0);
-  wait_kick(&limit);
+  if (rvt_the_page->turns) rvt_await_round(); /* how often it polls must not depend on real time */
+  else wait_kick(&limit);
   rvt_unblock();
 }
 

@@ -107,7 +107,10 @@ struct rvt_wait {
 void rvt_block(int kind, int64_t deadline_ns, uint64_t what);
 uint32_t rvt_unblock(void); /* -> enum rvt_kick that arrived */
 void rvt_reblock(uint32_t kind, uint32_t kick);
-bool rvt_turn(void); /* after a wait that somebody ended: waits for the turn; false when the run has no turns */
+
+/* turn.c: after a wait that somebody ended. Waits for the turn; false when the run has no turns. */
+bool rvt_turn(void);
+void rvt_await_round(void); /* the wait of a parked busy-poller, in a run with turns */
 
 /* charge.c */
 int64_t rvt_local_ns(void);
