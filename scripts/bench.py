@@ -100,8 +100,8 @@ def recorder_variables(folder: Path, method: str, cupti: Path) -> list[str]:
     ]
 
 
-def jumps(folder: Path) -> dict[int, float]:
-    """us of wall time per jump by number of threads, from PHOLD: median of a few runs."""
+def jumps(folder: Path, order: str) -> dict[int, float]:
+    """us of wall time per jump by number of threads, from PHOLD: median of a few runs. With turns each jump has one."""
     program = compile_c(ROOT / "csrc" / "tests" / "stress" / "phold.c", folder)
     result = {}
     for threads in THREADS:
@@ -110,7 +110,7 @@ def jumps(folder: Path) -> dict[int, float]:
             report = folder / "report.json"
             processes = "4" if threads < 300 else "8"
             arguments = ["--threads", str(threads), "--processes", processes, "--holds", "4000"]
-            revati("run", "--quiet", "--report", str(report), "--", str(program), *arguments)
+            revati("run", "--quiet", "--order", order, "--report", str(report), "--", str(program), *arguments)
             clock = json.loads(report.read_text())["clock"]
             times.append(clock["real_ns"] / clock["jumps"] / 1000)
         result[threads] = statistics.median(times)
@@ -187,9 +187,19 @@ def text(result: dict[str, Any]) -> str:
         recorded = [result["recorder_ns"][method][call] for method in ("cupti", "event")]
         rows.append([call, f"{ns:.0f}", *(f"{r:.0f} ({r / ns:.2f})" for r in recorded)])
     blocks += [table(["call", "without", "recorder, CUPTI free", "recorder, events"], rows, right=(1, 2, 3)), "```"]
-    blocks += ["", "## Wall time per jump of the clock (PHOLD: every hold is one jump)", "", "```"]
     blocks += [
-        table(["threads", "us"], [[str(n), f"{v:.1f}"] for n, v in result["jump_us"].items()], right=(0, 1)),
+        "",
+        "## Wall time per jump of the clock, us (PHOLD: every hold is one jump, with turns and one turn)",
+        "",
+    ]
+    fired, turns = result["jump_us"]["fired"], result["jump_us"]["turns"]
+    blocks += [
+        "```",
+        table(
+            ["threads", "jump", "jump and turn"],
+            [[f"{n}", f"{fired[n]:.1f}", f"{turns[n]:.1f}"] for n in fired],
+            right=(0, 1, 2),
+        ),
         "```",
     ]
     if result["vllm"]:
@@ -234,7 +244,7 @@ def main() -> int:
         result: dict[str, Any] = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine()}
         result["calls_ns"] = calls(folder)
         result["recorder_ns"] = recording(folder)
-        result["jump_us"] = jumps(folder)
+        result["jump_us"] = {order: jumps(folder, order) for order in ("fired", "turns")}
         result["vllm"] = [] if arguments.no_vllm else vllm_loads(folder)
         result["in_process"] = [] if arguments.no_vllm else in_process(folder)
     print(text(result))
