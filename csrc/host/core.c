@@ -51,6 +51,13 @@ static bool woken_before(const struct rvt_view *a, const struct rvt_view *b) {
   return a->turn != b->turn ? a->turn < b->turn : before(a, b);
 }
 
+int rvt_core_turn(const struct rvt_view *views, int count) {
+  int turn = -1;
+  for (int i = 0; i < count; i++)
+    if (views[i].kind == RVT_WAIT_TURN && (turn < 0 || woken_before(&views[i], &views[turn]))) turn = i;
+  return turn;
+}
+
 static bool identity_before(uint64_t order, int32_t index, const struct rvt_view *b) {
   return order != b->order ? order < b->order : index < b->index;
 }
@@ -83,11 +90,10 @@ static enum rvt_step begin_round(struct rvt_core *core, const struct rvt_view *v
 
 enum rvt_step rvt_core_step(struct rvt_core *core, const struct rvt_view *views, int count, int64_t cap_ns, int *picks,
                             int *picked) {
-  int first = -1, turn = -1;
+  int first = -1, turn = rvt_core_turn(views, count);
   bool spinners = false;
   for (int i = 0; i < count; i++) {
     spinners |= is_spinner(&views[i]);
-    if (views[i].kind == RVT_WAIT_TURN && (turn < 0 || woken_before(&views[i], &views[turn]))) turn = i;
     if (views[i].deadline_ns != RVT_FOREVER_NS && (first < 0 || before(&views[i], &views[first]))) first = i;
   }
   *picked = 0;

@@ -43,6 +43,9 @@ enum rvt_step {
 
 void rvt_core_init(struct rvt_core *core, int64_t now_ns, uint32_t rounds_needed, enum rvt_order order);
 
+/* Whose turn it is: an index of views, -1 when nobody waits for one. Moves no clock. */
+int rvt_core_turn(const struct rvt_view *views, int count);
+
 /* Decides. Moves core->now_ns, never back, never past cap_ns. picks holds count entries of views. */
 enum rvt_step rvt_core_step(struct rvt_core *core, const struct rvt_view *views, int count, int64_t cap_ns, int *picks,
                             int *picked);

@@ -328,6 +328,19 @@ static int64_t external_cap(struct rvt_host *host, int64_t real_ns) {
   return cap_ns < host->run_to_ns ? cap_ns : host->run_to_ns;
 }
 
+static void let_go(struct rvt_host *host, const struct rvt_view *views, const int *picks, int picked,
+                   enum rvt_step step) {
+  uint32_t kick = step == RVT_STEP_FIRE ? RVT_KICK_FIRED : step == RVT_STEP_TURN ? RVT_KICK_TURN : RVT_KICK_ROUND;
+  const char *name = step == RVT_STEP_FIRE ? "fires" : step == RVT_STEP_TURN ? "turn" : "round";
+  host->backoff_ns = 0;
+  host->turns += step == RVT_STEP_TURN;
+  rvt_store(&host->page->turn, host->page->turn + 1);
+  for (int i = 0; i < picked; i++) {
+    if (host->options.trace) rvt_trace(host, &views[picks[i]], name);
+    rvt_fire(host, &views[picks[i]], kick);
+  }
+}
+
 /* Everything is proved to wait: one step of the core. */
 static void step(struct rvt_host *host, const struct rvt_view *views, int count) {
   static int picks[RVT_MAX_SLOTS + RVT_MAX_TIMERS];
@@ -337,7 +350,7 @@ static void step(struct rvt_host *host, const struct rvt_view *views, int count)
   bool held = cap_ns < host->run_to_ns;
   enum rvt_step step = rvt_core_step(&host->core, views, count, cap_ns, picks, &picked);
   set_clock(host, host->core.now_ns);
-  if (held && step != RVT_STEP_FIRE && step != RVT_STEP_ROUND) {
+  if (held && (step == RVT_STEP_CAP || step == RVT_STEP_IDLE)) {
     host->last_jump_real_ns = real_ns;
     return;
   }
@@ -353,17 +366,17 @@ static void step(struct rvt_host *host, const struct rvt_view *views, int count)
   }
   host->idle_since_real_ns = 0;
   host->last_jump_real_ns = real_ns;
-  host->backoff_ns = 0;
   host->rounds += step == RVT_STEP_ROUND;
-  host->turns += step == RVT_STEP_TURN;
-  rvt_store(&host->page->turn, host->page->turn + 1);
-  uint32_t kick = step == RVT_STEP_FIRE ? RVT_KICK_FIRED : step == RVT_STEP_TURN ? RVT_KICK_TURN : RVT_KICK_ROUND;
-  const char *name = step == RVT_STEP_FIRE ? "fires" : step == RVT_STEP_TURN ? "turn" : "round";
   if (host->steps && step == RVT_STEP_FIRE && --host->steps == 0) host->paused = true;
-  for (int i = 0; i < picked; i++) {
-    if (host->options.trace) rvt_trace(host, &views[picks[i]], name);
-    rvt_fire(host, &views[picks[i]], kick);
-  }
+  let_go(host, views, picks, picked, step);
+}
+
+/* The clock stands (paused, held, or an actor works): turns are given all the same, else nobody would answer an actor.
+ */
+static bool step_in_place(struct rvt_host *host, const struct rvt_view *views, int count) {
+  int pick = rvt_core_turn(views, count);
+  if (pick >= 0) let_go(host, views, &pick, 1, RVT_STEP_TURN);
+  return pick >= 0;
 }
 
 static void end_with(struct rvt_host *host, struct rvt_host_end *end, enum rvt_host_reason reason, const char *format,
@@ -447,8 +460,9 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       pthread_mutex_unlock(&host->lock);
       if (leave) break;
     }
-    if (host->paused || host->holds) {
-      host->last_jump_real_ns = real_ns;
+    bool still = host->paused || host->holds;
+    if (still) host->last_jump_real_ns = real_ns;
+    if (still && !host->page->turns) {
       rvt_host_sleep(host, futex, 20000000);
       continue;
     }
@@ -464,7 +478,17 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
     int64_t before_ns = rvt_real_ns();
     pthread_mutex_lock(&host->lock);
     enum rvt_proof proof = rvt_prove(host, views, &count);
+    if (proof == RVT_STILL || (still && proof == RVT_PROVED)) {
+      rvt_store(&host->page->still, 1);
+      bool gave = step_in_place(host, views, count);
+      pthread_mutex_unlock(&host->lock);
+      host->last_jump_real_ns = real_ns;
+      host->idle_since_real_ns = 0;
+      rvt_host_sleep(host, futex, gave ? 200000 : 20000000);
+      continue;
+    }
     if (proof == RVT_PROVED) {
+      rvt_store(&host->page->still, 0);
       host->proof_ns += (uint64_t)(rvt_real_ns() - before_ns);
       step(host, views, count);
       pthread_mutex_unlock(&host->lock);

@@ -160,6 +160,7 @@ void rvt_host_sleep(struct rvt_host *host, uint32_t futex, int64_t limit_ns);
 /* proof.c */
 enum rvt_proof {
   RVT_PROVED,    /* views filled in */
+  RVT_STILL,     /* the same, but an actor works: nobody is fired, turns are given */
   RVT_BUSY,      /* something runs, starts, ends or has not answered its kick */
   RVT_UNCERTAIN, /* nothing runs, yet a thread waits in a call that proves nothing */
 };

@@ -68,6 +68,7 @@ struct first_look {
   int count;    /* quiescent candidates in host->seen */
   int unmarked; /* of them with an even sequence number */
   int actors;
+  bool actor_works;
   bool busy;
 };
 
@@ -114,7 +115,8 @@ static struct first_look look(struct rvt_host *host) {
     if (!(seq & 1)) {
       if (RVT_STATE(owner) == RVT_SLOT_ACTOR) {
         host->last_runnable_real_ns = rvt_real_ns();
-        found.busy = true;
+        found.actor_works = true;
+        found.busy |= !host->page->turns;
       }
       found.unmarked++;
     }
@@ -295,7 +297,7 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
     };
   }
   add_timers(host, views, count);
-  return RVT_PROVED;
+  return first.actor_works ? RVT_STILL : RVT_PROVED;
 }
 
 static int thread_eventfd(struct rvt_host *host, int index) {

@@ -168,6 +168,7 @@ struct rvt_page {
   uint32_t leavers;    /* threads that began to end: the kernel tells nobody when it is done with one */
   uint32_t signals;    /* sent so far from within the run */
   uint32_t turns;      /* 1 = whoever is woken waits for its turn */
+  uint32_t still;      /* 1 = the clock stands for somebody outside: busy-pollers must not wait for rounds */
   uint32_t turns_lost; /* turns that nobody gave in time: somebody computed on and on */
   uint64_t turn;       /* counts what the coordinator has let go */
 

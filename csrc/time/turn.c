@@ -60,6 +60,7 @@ static bool await_kick(int64_t limit_ns) {
   while (rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAIT, 0, (long)&look, 0, 0) == -ETIMEDOUT) {
     int64_t real_ns = rvt_host_ns();
     if (!began_ns) began_ns = real_ns;
+    if (limit_ns == RVT_POLLED_NS && rvt_load(&rvt_the_page->still)) return false;
     if (somebody_computes(runners, limit_ns) || real_ns - began_ns > RVT_TURN_MOST_NS) return false;
   }
   return true;

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,44 @@ def test_resume_ends_a_wait_early(run: tuple[subprocess.Popen[str], str]) -> Non
         assert not actor.wait_until(target)
         assert actor.now_ns() < target
         assert other.now_ns() == actor.now_ns()
+
+
+SERVER = (
+    "import http.server, sys, threading\n"
+    "class Handler(http.server.BaseHTTPRequestHandler):\n"
+    "  def do_GET(self):\n"
+    "    other = threading.Thread(target=len, args=('',)); other.start(); other.join()\n"
+    "    self.send_response(204); self.end_headers()\n"
+    "  def log_message(self, *_): pass\n"
+    "server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)\n"
+    "open(sys.argv[1] + '.new', 'w').write(str(server.server_port))\n"
+    "import os; os.rename(sys.argv[1] + '.new', sys.argv[1])\n"
+    "server.serve_forever()"
+)
+
+
+@pytest.mark.parametrize("holding", [False, True], ids=["working", "holding"])
+def test_the_run_answers_an_actor_while_the_clock_stands(tmp_path: Path, holding: bool) -> None:
+    """Threads of a run go on in turns; whom an actor's message wakes gets one though the clock does not move."""
+    port_file = tmp_path / "port"
+    process = subprocess.Popen(
+        [*REVATI, "run", "--quiet", "--policy", "free", "--", sys.executable, "-c", SERVER, str(port_file)],
+        start_new_session=True,
+    )
+    try:
+        wait_until(port_file.exists, what="the server")
+        with ClockActor(str(find_run()["control"]), "client") as actor:
+            if holding:
+                actor.hold()
+            before_ns, began = actor.now_ns(), time.monotonic()
+            for _ in range(10):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port_file.read_text()}/", timeout=60) as answer:
+                    assert answer.status == 204
+            assert time.monotonic() - began < 10  # each lost turn would cost seconds, and there are some 10 a request
+            assert actor.now_ns() == before_ns
+    finally:
+        process.terminate()
+        process.wait(timeout=120)
 
 
 def test_hold_outlives_a_wait(run: tuple[subprocess.Popen[str], str]) -> None:
