@@ -371,6 +371,20 @@ static void step(struct rvt_host *host, const struct rvt_view *views, int count)
   let_go(host, views, picks, picked, step);
 }
 
+/* Those who wait for a turn, whatever else there is: for when no proof is to be had. */
+static int waiting_for_turns(struct rvt_host *host, struct rvt_view *views) {
+  int count = 0;
+  uint32_t high = rvt_load(&host->page->slots_high);
+  for (uint32_t i = 0; i < high; i++) {
+    struct rvt_slot *slot = &host->page->slots[i];
+    bool waits = RVT_STATE(rvt_load(&slot->owner)) == RVT_SLOT_LIVE && rvt_load(&slot->seq) & 1;
+    if (!waits || (slot->kind & 0xff) != RVT_WAIT_TURN || rvt_load(&slot->kick)) continue;
+    views[count++] =
+        (struct rvt_view){.kind = RVT_WAIT_TURN, .turn = slot->what, .order = slot->order, .index = (int32_t)i};
+  }
+  return count;
+}
+
 /* The clock stands (paused, held, or an actor works): turns are given all the same, else nobody would answer an actor.
  */
 static bool step_in_place(struct rvt_host *host, const struct rvt_view *views, int count) {
@@ -461,7 +475,10 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       if (leave) break;
     }
     bool still = host->paused || host->holds;
-    if (still) host->last_jump_real_ns = real_ns;
+    if (still) {
+      host->last_jump_real_ns = real_ns;
+      host->external_mark_ns = 0;
+    }
     if (still && !host->page->turns) {
       rvt_host_sleep(host, futex, 20000000);
       continue;
@@ -483,7 +500,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       bool gave = step_in_place(host, views, count);
       pthread_mutex_unlock(&host->lock);
       host->last_jump_real_ns = real_ns;
-      host->idle_since_real_ns = 0;
+      host->idle_since_real_ns = host->external_mark_ns = 0;
       rvt_host_sleep(host, futex, gave ? 200000 : 20000000);
       continue;
     }
@@ -496,6 +513,12 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       rvt_host_sleep(host, futex, host->idle_since_real_ns ? 2000000 : host->external_mark_ns ? 1000000 : 200000);
       continue;
     }
+    if (proof != RVT_UNCERTAIN) host->uncertain_since_ns = 0;
+    else if (!host->uncertain_since_ns) host->uncertain_since_ns = before_ns;
+    /* One that opens a FIFO, say, may wait for the very thread that waits for its turn. */
+    if (host->page->turns && host->uncertain_since_ns && before_ns - host->uncertain_since_ns > RVT_UNCERTAIN_MOST_NS &&
+        step_in_place(host, views, waiting_for_turns(host, views)))
+      host->last_jump_real_ns = real_ns;
     pthread_mutex_unlock(&host->lock);
     if (!host->packets) host->idle_since_real_ns = 0; /* a busy neighbour must not put a deadlock report off */
     host->external_mark_ns = 0;

@@ -23,6 +23,7 @@
 #define RVT_MAX_SPAWNED 256
 #define RVT_STOPPED_MOST_NS 30000000000ll   /* a stopped process may hold the run so long */
 #define RVT_LOOK_AT_ALL_NS 20000000ll       /* so often every thread is looked at: one that was killed is noticed */
+#define RVT_UNCERTAIN_MOST_NS 20000000ll    /* after so long without a proof, turns are given without one */
 #define RVT_EXTERNAL_MOST_NS 120000000000ll /* peers outside may hold the clock so long in all */
 
 /* What the coordinator knows of a slot beyond the page. Valid while `owner_gen` matches. */
@@ -99,7 +100,7 @@ struct rvt_host {
   int64_t backoff_ns;
   int64_t looked_real_ns; /* when a proof last asked the kernel about every thread */
   bool look_at_all;       /* this proof does */
-  int64_t stopped_since_ns;
+  int64_t stopped_since_ns, uncertain_since_ns;
   uint32_t externals;       /* open conversations with peers outside the run */
   int64_t external_mark_ns; /* real time up to which the clock has followed them; 0 = something ran since */
   int64_t external_waited_ns;

@@ -72,6 +72,14 @@ struct first_look {
   bool busy;
 };
 
+/* Who gave up waiting for a turn or a round just as it was given must not find it in the next wait. */
+static void withdraw_late_kick(struct rvt_slot *slot) {
+  uint32_t kick = rvt_load(&slot->kick), kind = slot->kind & 0xff;
+  bool late = (kick == RVT_KICK_TURN && kind != RVT_WAIT_TURN) ||
+              (kick == RVT_KICK_ROUND && kind != RVT_WAIT_SPIN && kind != RVT_WAIT_CLOCK);
+  if (late) __atomic_compare_exchange_n(&slot->kick, &kick, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
 static struct first_look look(struct rvt_host *host) {
   struct first_look found = {0};
   host->ending = false;
@@ -103,6 +111,7 @@ static struct first_look look(struct rvt_host *host) {
       continue;
     }
     uint32_t seq = rvt_load(&slot->seq);
+    if (seq & 1) withdraw_late_kick(slot);
     if (rvt_load(&slot->kick)) {
       if (seq & 1) found.busy = true; /* fired, not answered yet */
       if ((seq & 1) && RVT_STATE(owner) == RVT_SLOT_LIVE && watch_slot(host, index, owner)) {

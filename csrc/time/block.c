@@ -80,6 +80,7 @@ int64_t rvt_absolute_ns(clockid_t clock, const struct timespec *t) {
 }
 
 int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interruptible) {
+  if (interruptible) rvt_test_cancel();
   while (rvt_local_ns() < deadline_ns) {
     rvt_block(kind | RVT_WAIT_COUNTED, deadline_ns, what);
     int error = wait_kick(NULL);
@@ -160,6 +161,7 @@ static long ready_in_turn(struct pollfd *fds, nfds_t count, long ready) {
 int rvt_poll_until(int kind, struct pollfd *fds, nfds_t count, int64_t deadline_ns, const sigset_t *mask,
                    uint64_t what) {
   rvt_active();
+  rvt_test_cancel();
   if (deadline_ns == RVT_FOREVER_NS && !rvt_the_page->turns) {
     rvt_block(kind, deadline_ns, what);
     long result = real_ppoll(fds, count, mask);

@@ -190,8 +190,9 @@ void rvt_external_open(int fd); /* until it is closed */
 void rvt_timer_closed(int fd);
 void rvt_retry_wake(void); /* a lock was released, a thread ends */
 static inline bool rvt_cancelled(void) { return rvt_load_relaxed(&rvt_self_tls.slot->flags) & RVT_FLAG_CANCEL; }
+extern bool rvt_cancels; /* this process has cancelled a thread, perhaps one that had no slot yet */
 static inline void rvt_test_cancel(void) {
-  if (RVT_UNLIKELY(rvt_cancelled())) pthread_testcancel();
+  if (RVT_UNLIKELY(rvt_load_relaxed(&rvt_cancels))) pthread_testcancel();
 }
 extern uint64_t rvt_signal_info;    /* signals whose handler takes three arguments */
 extern uint64_t rvt_signal_restart; /* signals with SA_RESTART */

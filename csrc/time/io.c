@@ -57,8 +57,10 @@ static bool await_turn(int kind, int fd) {
   if (flags < 0 || flags & O_NONBLOCK) return true;
   struct pollfd one = {.fd = fd, .events = POLLIN};
   rvt_self_tls.interrupted = false;
-  while (rvt_poll_until(kind, &one, 1, RVT_FOREVER_NS, NULL, (uint64_t)fd) < 0)
+  while (rvt_poll_until(kind, &one, 1, RVT_FOREVER_NS, NULL, (uint64_t)fd) < 0) {
+    if (errno != EINTR) return true; /* the call itself will tell */
     if (rvt_self_tls.interrupted) return false;
+  }
   return true;
 }
 
@@ -121,6 +123,8 @@ RVT_EXPORT ssize_t readv(int fd, const struct iovec *iov, int count) {
   return read_after_try(fd, iov, count, rvt_raw(SYS_preadv2, fd, (long)iov, count, -1, -1, RWF_NOWAIT));
 }
 
+#define RVT_NEVER_WAITS (MSG_ERRQUEUE | MSG_OOB)
+
 /* The socket said EAGAIN to a try without blocking. */
 static bool receive_again(int fd, int flags, long tried, ssize_t *result) {
   if (tried >= 0) {
@@ -146,7 +150,7 @@ static bool receive_again(int fd, int flags, long tried, ssize_t *result) {
 }
 
 RVT_EXPORT ssize_t recvfrom(int fd, void *buffer, size_t bytes, int flags, struct sockaddr *from, socklen_t *length) {
-  if (!rvt_on()) return rvt_real.recvfrom(fd, buffer, bytes, flags, from, length);
+  if (!rvt_on() || flags & RVT_NEVER_WAITS) return rvt_real.recvfrom(fd, buffer, bytes, flags, from, length);
   ssize_t result;
   /* With MSG_WAITALL a try could take a part. */
   long tried = flags & MSG_WAITALL ? -EAGAIN
@@ -172,7 +176,7 @@ RVT_EXPORT ssize_t __recvfrom_chk(int fd, void *buffer, size_t bytes, size_t siz
 }
 
 RVT_EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-  if (!rvt_on()) return rvt_real.recvmsg(fd, message, flags);
+  if (!rvt_on() || flags & RVT_NEVER_WAITS) return rvt_real.recvmsg(fd, message, flags);
   ssize_t result;
   long tried = flags & MSG_WAITALL ? -EAGAIN : rvt_raw(SYS_recvmsg, fd, (long)message, flags | MSG_DONTWAIT, 0, 0, 0);
   if (!receive_again(fd, flags, tried, &result)) return result;

@@ -26,7 +26,7 @@ static long wait_bitset(uint32_t *word, int op, uint32_t value, uint32_t bits, i
       result = rvt_raw(SYS_futex, (long)word, op & ~FUTEX_CLOCK_REALTIME, value,
                        deadline_ns == RVT_FOREVER_NS ? 0 : (long)&limit, 0, bits);
     } while (result == -ETIMEDOUT && !rvt_load(&slot->kick));
-    rvt_unblock();
+    if (!rvt_unblock() && result != -ETIMEDOUT) rvt_turn();
   } while (result == -ETIMEDOUT);
   rvt_take(word);
   return result;

@@ -29,10 +29,10 @@ static void trampoline(int signo, siginfo_t *info, void *context) {
   if (internal) __atomic_and_fetch(&slot->flags, ~RVT_FLAG_INTERNAL, __ATOMIC_SEQ_CST);
   self->internal = 0;
   self->polls = self->clock_polls = 0;
-  if (!(rvt_load(&rvt_signal_restart) & 1ull << (signo - 1))) self->interrupted = true;
   errno = error;
   handler(signo, info, context);
   error = errno;
+  if (!(rvt_load(&rvt_signal_restart) & 1ull << (signo - 1))) self->interrupted = true;
   self->internal = internal;
   if (internal) __atomic_or_fetch(&slot->flags, RVT_FLAG_INTERNAL, __ATOMIC_SEQ_CST);
   slot->kind = kind;

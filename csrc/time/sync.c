@@ -18,6 +18,7 @@ struct sem_words {
 static int sem_until(sem_t *sem, int64_t deadline_ns) {
   struct sem_words *words = (struct sem_words *)sem;
   bool is_private = words->private_flag == 0;
+  rvt_test_cancel();
   __atomic_add_fetch(&words->data, 1ull << 32, __ATOMIC_SEQ_CST);
   for (;;) {
     uint64_t data = rvt_load(&words->data);
@@ -103,6 +104,7 @@ static void cond_wake(struct cond *cond, int count) {
 #define RVT_PYTHON_LOCK_NS 1000000000ll
 
 static int cond_until(struct cond *cond, pthread_mutex_t *mutex, int64_t deadline_ns, int64_t real_limit_ns) {
+  rvt_test_cancel(); /* one that came while this thread waited for a turn, too */
   uint32_t seen = __atomic_or_fetch(&cond->state, 1, __ATOMIC_SEQ_CST);
   int kind = RVT_WAIT_COND | (!cond->shared && !real_limit_ns ? RVT_WAIT_COUNTED : 0);
   __atomic_add_fetch(&cond->inside, 1, __ATOMIC_SEQ_CST);
@@ -164,7 +166,8 @@ RVT_EXPORT int pthread_cond_destroy(pthread_cond_t *c) {
    * do not exist here: hence the limit. */
   for (int i = 0; rvt_load(&cond->inside) && i < 1000; i++) {
     if (i == 0) cond_wake(cond, INT32_MAX);
-    rvt_raw(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+    if (rvt_the_page->turns && i < 3) rvt_turn(); /* theirs come before */
+    else rvt_raw(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
   }
   return 0;
 }
@@ -425,7 +428,10 @@ RVT_EXPORT int pthread_barrier_wait(pthread_barrier_t *barrier) {
 
 /* Cancellation: our waits are system calls that libc does not know as cancellation points. The canceller marks the
  * thread's slot and wakes it; the wait ends and libc's own test does the rest. */
+bool rvt_cancels;
+
 RVT_EXPORT int pthread_cancel(pthread_t thread) {
+  rvt_store(&rvt_cancels, true);
   rvt_count_signal();
   int error = rvt_real.pthread_cancel(thread);
   if (error || !rvt_on()) return error;

@@ -20,18 +20,19 @@
 
 struct runner {
   int tid;
-  int64_t cpu_ns; /* when it was first seen */
+  uint32_t seq;
+  int64_t cpu_ns; /* when it was first seen since it waited last */
 };
 
 static int64_t cpu_ns(int pid, int tid) {
   char text[80];
   snprintf(text, sizeof(text), "/proc/%d/task/%d/schedstat", pid, tid);
   long fd = rvt_raw(SYS_openat, AT_FDCWD, (long)text, O_RDONLY | O_CLOEXEC, 0, 0, 0);
-  if (fd < 0) return 0;
+  if (fd < 0) return -1;
   long n = rvt_raw(SYS_read, fd, (long)text, sizeof(text) - 1, 0, 0, 0);
   rvt_raw(SYS_close, fd, 0, 0, 0, 0, 0);
   text[n > 0 ? n : 0] = 0;
-  return atoll(text);
+  return n > 0 ? atoll(text) : -1;
 }
 
 /* Has one of the running threads computed for so long since it was first seen? */
@@ -40,12 +41,14 @@ static bool somebody_computes(struct runner *runners, int64_t limit_ns) {
   for (uint32_t i = 0; i < rvt_load(&page->slots_high); i++) {
     struct rvt_slot *slot = &page->slots[i];
     int tid = rvt_load(&slot->tid);
-    if (rvt_state_of(rvt_load(&slot->owner)) != RVT_SLOT_LIVE || rvt_load(&slot->seq) & 1 || tid <= 0) continue;
+    uint32_t seq = rvt_load(&slot->seq);
+    if (rvt_state_of(rvt_load(&slot->owner)) != RVT_SLOT_LIVE || seq & 1 || tid <= 0) continue;
     struct runner *runner = runners;
     while (runner < runners + RVT_RUNNERS && runner->tid && runner->tid != tid) runner++;
     if (runner == runners + RVT_RUNNERS) continue;
     int64_t now_ns = cpu_ns(rvt_load(&slot->pid), tid);
-    if (!runner->tid) *runner = (struct runner){tid, now_ns};
+    if (now_ns < 0) continue;
+    if (!runner->tid || runner->seq != seq) *runner = (struct runner){tid, seq, now_ns};
     else if (now_ns - runner->cpu_ns > limit_ns) return true;
   }
   return false;
@@ -54,23 +57,29 @@ static bool somebody_computes(struct runner *runners, int64_t limit_ns) {
 /* In a marked wait: until the kick comes or a signal; false: it is not waited for any longer. */
 static bool await_kick(int64_t limit_ns) {
   struct rvt_slot *slot = rvt_self_tls.slot;
-  struct runner runners[RVT_RUNNERS] = {{0, 0}};
+  struct runner runners[RVT_RUNNERS] = {{0, 0, 0}};
   struct timespec look = {0, RVT_LOOK_NS};
   int64_t began_ns = 0;
+  uint64_t turn = 0;
   while (rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAIT, 0, (long)&look, 0, 0) == -ETIMEDOUT) {
     int64_t real_ns = rvt_host_ns();
-    if (!began_ns) began_ns = real_ns;
+    if (!began_ns || turn != rvt_load(&rvt_the_page->turn)) began_ns = real_ns; /* it goes on, for others */
+    turn = rvt_load(&rvt_the_page->turn);
     if (limit_ns == RVT_POLLED_NS && rvt_load(&rvt_the_page->still)) return false;
     if (somebody_computes(runners, limit_ns) || real_ns - began_ns > RVT_TURN_MOST_NS) return false;
   }
   return true;
 }
 
-void rvt_await_round(void) { await_kick(RVT_POLLED_NS); }
+void rvt_await_round(void) {
+  if (!await_kick(RVT_POLLED_NS) && !rvt_load(&rvt_the_page->still))
+    __atomic_add_fetch(&rvt_the_page->turns_lost, 1, __ATOMIC_SEQ_CST);
+}
 
 bool rvt_turn(void) {
   struct rvt_page *page = rvt_the_page;
   if (RVT_LIKELY(!page->turns)) return false;
+  if (rvt_state_of(rvt_load(&rvt_self_tls.slot->owner)) != RVT_SLOT_LIVE) return false; /* it ends, and holds the run */
   int error = errno;
   uint64_t woken_in = rvt_load(&page->turn);
   for (;;) {

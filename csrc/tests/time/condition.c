@@ -201,6 +201,33 @@ static void cancelled(void) {
   is("the cleanup handler had the mutex", pthread_mutex_trylock(&box.mutex), 0);
 }
 
+static void *last_waiter(void *argument) {
+  struct box *box = argument;
+  pthread_mutex_lock(&box->mutex);
+  while (!box->full) pthread_cond_wait(&box->cond, &box->mutex);
+  pthread_mutex_unlock(&box->mutex);
+  return NULL;
+}
+static void destroyed_after_broadcast(void) { /* legal: all have been woken; nobody may touch it any more */
+  static struct box box;
+  pthread_t threads[4];
+  pthread_mutex_init(&box.mutex, NULL);
+  pthread_cond_init(&box.cond, NULL);
+  for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, last_waiter, &box);
+  rest(2 * MS);
+  pthread_mutex_lock(&box.mutex);
+  box.full = 1;
+  pthread_cond_broadcast(&box.cond);
+  pthread_mutex_unlock(&box.mutex);
+  pthread_cond_destroy(&box.cond);
+  unsigned char poison[sizeof(box.cond)];
+  memset(poison, 0x5a, sizeof(poison));
+  memcpy(&box.cond, poison, sizeof(poison));
+  for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+  truth("its memory was left alone", !memcmp(&box.cond, poison, sizeof(poison)));
+}
+
 CASES({"time_outs", time_outs}, {"static_initializer", static_initializer}, {"past_and_invalid", past_and_invalid},
       {"signalled", signalled}, {"broadcast", broadcast}, {"one_by_one", one_by_one},
-      {"between_processes", between_processes}, {"c11", c11}, {"cancelled", cancelled})
+      {"between_processes", between_processes}, {"c11", c11}, {"cancelled", cancelled},
+      {"destroyed_after_broadcast", destroyed_after_broadcast})

@@ -185,7 +185,21 @@ static void cancelled(void) {
   }
 }
 
+static void cancelled_early(void) { /* before it has begun to wait, perhaps before it has begun at all */
+  if (pipe(never)) abort();
+  for (int way = 0; way < 2; way++) {
+    pthread_t thread;
+    int64_t start_ns = now_ns();
+    pthread_create(&thread, NULL, cancelled_main, way ? never : NULL);
+    pthread_cancel(thread);
+    void *result;
+    pthread_join(thread, &result);
+    truth(way ? "sleep" : "read", result == PTHREAD_CANCELED);
+    at("at once", start_ns);
+  }
+}
+
 CASES({"killed_sleeper", killed_sleeper}, {"killed_spinner", killed_spinner},
       {"killed_while_running", killed_while_running}, {"segmentation_fault", segmentation_fault},
       {"killed_crowd", killed_crowd}, {"stopped", stopped}, {"threads_leave", threads_leave}, {"detached", detached},
-      {"main_thread_leaves", main_thread_leaves}, {"cancelled", cancelled})
+      {"main_thread_leaves", main_thread_leaves}, {"cancelled", cancelled}, {"cancelled_early", cancelled_early})
