@@ -58,7 +58,8 @@ def main() -> int:
 
 
 def guarded(arguments: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopped)
     try:
         return demo(arguments)
     except RevatiError as error:
@@ -69,7 +70,12 @@ def guarded(arguments: argparse.Namespace) -> int:
         return 130
 
 
-def _terminated(number: int, frame: object) -> None:
+def _stopped(number: int, frame: object) -> None:
+    """A second signal (the supervisor passes on what the terminal may have sent, too) must not end the tidying up."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.stderr.write("\nrevati: terminated; everything that ran has been stopped\n")
     sys.exit(128 + number)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -104,6 +105,9 @@ def test_ctrl_c(demo: Demo, phase: str) -> None:
     demo.reach(phase)
     time.sleep(1)
     os.killpg(demo.process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(demo.process.pid, signal.SIGINT)  # an impatient user
     assert demo.ended() == 130
 
 
