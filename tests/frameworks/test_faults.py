@@ -105,9 +105,9 @@ def test_ctrl_c(demo: Demo, phase: str) -> None:
     demo.reach(phase)
     time.sleep(1)
     os.killpg(demo.process.pid, signal.SIGINT)
-    time.sleep(0.2)
+    time.sleep(0.2)  # the first one has been handled: an impatient user presses again while things are put away
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(demo.process.pid, signal.SIGINT)  # an impatient user
+        os.killpg(demo.process.pid, signal.SIGINT)
     assert demo.ended() == 130
 
 
