@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -82,6 +83,18 @@ def processes_with(marker: str) -> list[int]:
         if marker.encode() in text:
             found.append(int(folder.name))
     return found
+
+
+@contextlib.contextmanager
+def busy_processes(count: int = 2) -> Iterator[None]:
+    """So many processes outside every run that keep a core busy each."""
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = 120.0, what: str = "the condition") -> None:

@@ -393,6 +393,16 @@ static bool step_in_place(struct rvt_host *host, const struct rvt_view *views, i
   return pick >= 0;
 }
 
+/* Where no proof is to be had for some time: one that opens a FIFO, say, may wait for the very thread whose turn it is.
+ */
+static void turn_without_proof(struct rvt_host *host, struct rvt_view *views, enum rvt_proof proof, int64_t now_ns) {
+  if (proof != RVT_UNCERTAIN) host->uncertain_since_ns = 0;
+  else if (!host->uncertain_since_ns) host->uncertain_since_ns = now_ns;
+  else if (host->page->turns && now_ns - host->uncertain_since_ns > RVT_UNCERTAIN_MOST_NS &&
+           step_in_place(host, views, waiting_for_turns(host, views)))
+    host->last_jump_real_ns = now_ns;
+}
+
 static void end_with(struct rvt_host *host, struct rvt_host_end *end, enum rvt_host_reason reason, const char *format,
                      ...) {
   end->reason = reason;
@@ -456,6 +466,27 @@ static void wait_for_change(struct rvt_host *host, uint32_t futex) {
   rvt_host_sleep(host, futex, host->backoff_ns);
 }
 
+static void notice_leavers(struct rvt_host *host) {
+  uint32_t leavers = rvt_load(&host->page->leavers);
+  host->ending |= leavers != host->leavers;
+  host->leavers = leavers;
+}
+
+/* The loop is over: everybody who waits for the run learns it, and what is left of the tree is killed. */
+static int finish(struct rvt_host *host, struct rvt_host_end *end) {
+  rvt_readers_end(host);
+  host->ended = end->reason;
+  rvt_store(&host->page->failed, 1);
+  __atomic_add_fetch(&host->actor_wake, 1, __ATOMIC_SEQ_CST);
+  syscall(SYS_futex, &host->actor_wake, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, NULL, NULL, 0);
+  pthread_mutex_lock(&host->lock);
+  end->killed = rvt_init_kill_tree(host);
+  pthread_mutex_unlock(&host->lock);
+  end->virtual_ns = host->core.now_ns - host->start_ns;
+  end->real_ns = rvt_real_ns() - host->real_start_ns;
+  return end->reason;
+}
+
 int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
   memset(end, 0, offsetof(struct rvt_host_end, text) + 1);
   end->exit_code = -1;
@@ -483,9 +514,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       rvt_host_sleep(host, futex, 20000000);
       continue;
     }
-    uint32_t leavers = rvt_load(&host->page->leavers);
-    host->ending |= leavers != host->leavers;
-    host->leavers = leavers;
+    notice_leavers(host);
     if (something_runs(host) && !host->ending && host->backoff_ns < RVT_BACKOFF_MOST_NS) {
       wait_for_change(host, futex);
       if (!something_runs(host)) host->backoff_ns = 0;
@@ -513,12 +542,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
       rvt_host_sleep(host, futex, host->idle_since_real_ns ? 2000000 : host->external_mark_ns ? 1000000 : 200000);
       continue;
     }
-    if (proof != RVT_UNCERTAIN) host->uncertain_since_ns = 0;
-    else if (!host->uncertain_since_ns) host->uncertain_since_ns = before_ns;
-    /* One that opens a FIFO, say, may wait for the very thread that waits for its turn. */
-    if (host->page->turns && host->uncertain_since_ns && before_ns - host->uncertain_since_ns > RVT_UNCERTAIN_MOST_NS &&
-        step_in_place(host, views, waiting_for_turns(host, views)))
-      host->last_jump_real_ns = real_ns;
+    turn_without_proof(host, views, proof, before_ns);
     pthread_mutex_unlock(&host->lock);
     if (!host->packets) host->idle_since_real_ns = 0; /* a busy neighbour must not put a deadlock report off */
     host->external_mark_ns = 0;
@@ -531,17 +555,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
     }
     wait_for_change(host, futex);
   }
-  rvt_readers_end(host);
-  host->ended = end->reason;
-  rvt_store(&host->page->failed, 1);
-  __atomic_add_fetch(&host->actor_wake, 1, __ATOMIC_SEQ_CST);
-  syscall(SYS_futex, &host->actor_wake, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, NULL, NULL, 0);
-  pthread_mutex_lock(&host->lock);
-  end->killed = rvt_init_kill_tree(host);
-  pthread_mutex_unlock(&host->lock);
-  end->virtual_ns = host->core.now_ns - host->start_ns;
-  end->real_ns = rvt_real_ns() - host->real_start_ns;
-  return end->reason;
+  return finish(host, end);
 }
 
 /* ---- control ---- */

@@ -67,7 +67,6 @@ static void extend_scan(struct rvt_host *host) {
 struct first_look {
   int count;    /* quiescent candidates in host->seen */
   int unmarked; /* of them with an even sequence number */
-  int actors;
   bool actor_works;
   bool busy;
 };
@@ -101,7 +100,6 @@ static struct first_look look(struct rvt_host *host) {
       else host->last_runnable_real_ns = rvt_real_ns();
       host->ending = found.busy = true;
       continue;
-    case RVT_SLOT_ACTOR: found.actors++; break;
     }
     if (rvt_load(&slot->flags) & RVT_FLAG_INTERNAL) {
       if (watch_slot(host, index, owner) && rvt_kernel_marked(&host->watch[index]) == RVT_KERNEL_GONE)

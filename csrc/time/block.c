@@ -18,11 +18,6 @@ struct rvt_waitv {
   uint32_t flags, reserved;
 };
 
-static int wait_kick(const struct timespec *real_limit) {
-  struct rvt_slot *slot = rvt_self_tls.slot;
-  return (int)-rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAIT, 0, (long)real_limit, 0, 0);
-}
-
 void rvt_block(int kind, int64_t deadline_ns, uint64_t what) {
   struct rvt_slot *slot = rvt_self_tls.slot;
   struct rvt_page *page = rvt_the_page;
@@ -77,6 +72,11 @@ int64_t rvt_absolute_ns(clockid_t clock, const struct timespec *t) {
   if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE || clock == CLOCK_TAI)
     ns -= rvt_the_page->realtime_offset_ns;
   return ns;
+}
+
+static int wait_kick(const struct timespec *real_limit) {
+  struct rvt_slot *slot = rvt_self_tls.slot;
+  return (int)-rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAIT, 0, (long)real_limit, 0, 0);
 }
 
 int rvt_sleep_until(int kind, int64_t deadline_ns, uint64_t what, bool interruptible) {

@@ -34,7 +34,7 @@ def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
     lost = end.get("turns_lost", 0) - start.get("turns_lost", 0)
     if lost:
         notes.append(
-            f"{lost} threads went on beside one that computed for seconds: another run may order them in another way"
+            f"{lost} threads went on beside one that computed without end: another run may order them in another way"
         )
     return {
         "pack": raw.get("pack"),

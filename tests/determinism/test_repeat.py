@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from revati_coordinator.steps import read_steps
+from tests.conftest import busy_processes
 from tests.demo import per_request, run_demo
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -24,28 +22,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_demo(tmp_path_factory.mktemp("reference"), *LOAD)
 
 
-def _spin() -> None:
-    while True:
-        pass
-
-
-@contextlib.contextmanager
-def hogs() -> Iterator[None]:
-    """Two processes that keep two cores busy."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_spin, daemon=True) for _ in range(2)]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
 def test_a_second_run_beside_hogs_is_identical(reference: dict[str, Any], tmp_path: Path) -> None:
-    with hogs():
+    with busy_processes():
         again = run_demo(tmp_path, *LOAD)
     assert per_request(again) == per_request(reference)
 
@@ -59,7 +37,7 @@ def test_modelled_host_time_is_as_repeatable(tmp_path: Path) -> None:
     """In eager mode the profile's host is slower than the GPU: the engine never waits for it, and lets others on."""
     load = (*LOAD, "--policy", "modelled")
     alone = run_demo(tmp_path / "alone", *load)
-    with hogs():
+    with busy_processes():
         beside = run_demo(tmp_path / "beside", *load)
     assert per_request(beside) == per_request(alone)
 

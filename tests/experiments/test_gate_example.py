@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import busy_processes
+
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.usefixtures("emulation")]
 
 Revati = Callable[..., subprocess.CompletedProcess[str]]
@@ -66,13 +68,8 @@ def server(*arguments: str) -> str:
 def test_the_unchanged_case_repeats_beside_busy_processes(revati: Revati, gate: Path) -> None:
     """Host time modelled, compilation, dense arrivals: all that depends on order within one instant."""
     first = update_once(revati, gate)
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-    try:
+    with busy_processes():
         again = check(revati, gate)
-    finally:
-        for hog in hogs:
-            hog.kill()
-            hog.wait()
     assert again.returncode == 0, again.stdout + again.stderr
     assert requests(gate) == first
 

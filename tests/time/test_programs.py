@@ -5,7 +5,6 @@ Inside, each moment is exact to the nanosecond. Natively the machine may be busy
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import socket
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from clock_programs import HERE, Built
+
+from tests.conftest import busy_processes
 
 C_PROGRAMS = sorted(path.stem for path in (HERE / "time").glob("*.c") if path.stem != "deadlock")
 PYTHON_FOLDER = Path(__file__).parent / "programs"
@@ -38,17 +39,6 @@ PYTHON_PROGRAMS = [
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=180, env={**os.environ, **environment})
-
-
-@contextlib.contextmanager
-def busy_processes(count: int) -> Iterator[None]:
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for hog in hogs:
-            hog.kill()
-            hog.wait()
 
 
 def natively(command: list[str], **environment: str) -> None:

@@ -1,4 +1,4 @@
-/* One thread wakes many at one instant, by every kind of object, and computes on. With turns they go on one by one, in
+/* One thread wakes many at one instant, by six kinds of objects, and computes on. With turns they go on one by one, in
  * the same order in every run, and see everything that was there by then. With an argument, prints the whole sequence.
  * Without turns any order is right, and they may run beside each other. */
 #include "check.h"
@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <semaphore.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 
 #define THREADS 12
