@@ -39,6 +39,7 @@ class DeviceUse:
     family_ns: dict[str, int]
     source_ns: dict[str, int]
     launches: dict[str, int]
+    operator_ns: list[int]  # of operators that no table covers, by the predictor's index
     memo_hits: int
     memo_misses: int
     unknown_reads: int
@@ -58,6 +59,12 @@ class DeviceUse:
     def source_share(self) -> dict[str, float]:
         total = self.total_ns
         return {name: ns / total for name, ns in self.source_ns.items()} if total else {}
+
+
+def _without_tail(values: list[int]) -> list[int]:
+    """Up to the last one that is not zero."""
+    used = next((i for i in range(len(values), 0, -1) if values[i - 1]), 0)
+    return values[:used]
 
 
 def _chars(array: Any) -> str:
@@ -94,6 +101,7 @@ def read_use(page: Any) -> DeviceUse:
         family_ns={name: sum(row) for name, row in zip(FAMILIES, times)},
         source_ns={name: sum(row[number] for row in times) for number, name in enumerate(SOURCES)},
         launches={name: int(page.launches[number]) for number, name in enumerate(FAMILIES)},
+        operator_ns=_without_tail(list(page.operator_ns)),
         memo_hits=page.memo_hits,
         memo_misses=page.memo_misses,
         unknown_reads=page.unknown_reads,

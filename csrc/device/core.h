@@ -291,6 +291,7 @@ struct rvt_priced {
 void rvt_price_many(struct rvt_priced *items, uint32_t n);
 /* Books n ops of this price as executed. */
 void rvt_account(int ordinal, const struct rvt_price *p);
+void rvt_account_many(const struct rvt_price *p, uint32_t launches); /* but for the card's busy time */
 /* The service (predictor.c). Requests carry `batch`; false: it did not answer. */
 void rvt_predict(const struct rvt_priced *const *items, uint32_t n, const struct rvt_batch *batch,
                  struct rvt_prediction *out);

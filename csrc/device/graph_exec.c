@@ -190,21 +190,18 @@ static int64_t duration(struct rvt_exec *e) {
 static void find_fixed(struct rvt_exec *e) {
   e->fixed = true;
   for (uint32_t i = 0; i < e->priced_count; i++)
-    if (e->priced[i].price.flags & (RVT_PRED_NEEDS_BATCH | RVT_PRED_NEEDS_TOKENS)) e->fixed = false;
+    if (e->priced[i].price.flags & RVT_PRED_NEEDS_ANY) e->fixed = false;
   e->fixed_ns = duration(e);
 }
 
 static void account(struct rvt_exec *e) {
-  struct rvt_device_page *page = rvt_g.page;
   int64_t busy = 0;
   for (uint32_t i = 0; i < e->priced_count; i++) {
     const struct rvt_price *p = &e->priced[i].price;
-    int64_t ns = p->duration_ns * e->uses[i];
-    busy += ns;
-    __atomic_fetch_add(&page->time_ns[p->family][p->source], (uint64_t)ns, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&page->launches[p->family], e->uses[i], __ATOMIC_RELAXED);
+    busy += p->duration_ns * e->uses[i];
+    rvt_account_many(p, e->uses[i]);
   }
-  __atomic_fetch_add(&page->use[rvt_dev(e->ordinal)->gpu].busy_ns, (uint64_t)busy, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&rvt_g.page->use[rvt_dev(e->ordinal)->gpu].busy_ns, (uint64_t)busy, __ATOMIC_RELAXED);
 }
 
 /* Nodes that run side by side overlap: the stream's stretch is the whole launch, the families' parts are sums. */

@@ -1,7 +1,7 @@
 /* Durations: a look-up table in front of the predictor service.
  *
  * A key is the op without its batch; where the service said that the duration depends on the batch, the entry
- * under that key only says so and the batch (or its token count) makes a second key. Readers take no lock: an
+ * under that key only says so and the batch (or a size of it) makes a second key. Readers take no lock: an
  * entry is valid when its key reads the same before and after its fields.
  */
 #define _GNU_SOURCE
@@ -56,14 +56,16 @@ static void put(uint64_t key, const struct rvt_price *p) {
 }
 
 static uint64_t batch_key(uint64_t key, uint32_t flags, const struct rvt_batch *batch) {
-  uint64_t h = flags & RVT_PRED_NEEDS_BATCH ? rvt_mix(key, batch->hash)
-                                            : rvt_mix(key, (uint64_t)batch->tokens << 32 | batch->padded);
+  uint64_t what = flags & RVT_PRED_NEEDS_BATCH    ? batch->hash
+                  : flags & RVT_PRED_NEEDS_TOKENS ? (uint64_t)batch->tokens << 32 | batch->padded
+                                                  : batch->nseq;
+  uint64_t h = rvt_mix(key, what);
   return h ? h : 1;
 }
 
 static bool look_up(uint64_t key, const struct rvt_batch *batch, struct rvt_price *out) {
   if (!find(key, out)) return false;
-  if (!(out->flags & (RVT_PRED_NEEDS_BATCH | RVT_PRED_NEEDS_TOKENS))) return true;
+  if (!(out->flags & RVT_PRED_NEEDS_ANY)) return true;
   return find(batch_key(key, out->flags, batch), out);
 }
 
@@ -80,7 +82,7 @@ static void keep(const struct rvt_priced *item, const struct rvt_prediction *p, 
   *out = (struct rvt_price){p->duration_ns, (uint16_t)(p->family % RVT_MAX_FAMILIES),
                             (uint16_t)(p->source % RVT_MAX_SOURCES), p->flags};
   put(item->key, out);
-  if (p->flags & (RVT_PRED_NEEDS_BATCH | RVT_PRED_NEEDS_TOKENS)) put(batch_key(item->key, p->flags, batch), out);
+  if (p->flags & RVT_PRED_NEEDS_ANY) put(batch_key(item->key, p->flags, batch), out);
 }
 
 #define BATCH_MISSES 512u
@@ -129,9 +131,16 @@ struct rvt_price rvt_price_op(const struct rvt_op *op, uint64_t key, const char 
   return item.price;
 }
 
-void rvt_account(int ordinal, const struct rvt_price *p) {
+void rvt_account_many(const struct rvt_price *p, uint32_t launches) {
   struct rvt_device_page *page = rvt_g.page;
-  __atomic_fetch_add(&page->time_ns[p->family][p->source], (uint64_t)p->duration_ns, __ATOMIC_RELAXED);
-  __atomic_fetch_add(&page->launches[p->family], 1, __ATOMIC_RELAXED);
-  __atomic_fetch_add(&page->use[rvt_dev(ordinal)->gpu].busy_ns, (uint64_t)p->duration_ns, __ATOMIC_RELAXED);
+  uint64_t ns = (uint64_t)p->duration_ns * launches;
+  uint32_t index = RVT_PRED_OPERATOR(p->flags);
+  __atomic_fetch_add(&page->time_ns[p->family][p->source], ns, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&page->launches[p->family], launches, __ATOMIC_RELAXED);
+  if (index && index < RVT_MAX_OPERATORS) __atomic_fetch_add(&page->operator_ns[index], ns, __ATOMIC_RELAXED);
+}
+
+void rvt_account(int ordinal, const struct rvt_price *p) {
+  rvt_account_many(p, 1);
+  __atomic_fetch_add(&rvt_g.page->use[rvt_dev(ordinal)->gpu].busy_ns, (uint64_t)p->duration_ns, __ATOMIC_RELAXED);
 }

@@ -13,7 +13,7 @@
 
 #include "rvt_device_page.h"
 
-#define RVT_ABI_VERSION 4u
+#define RVT_ABI_VERSION 5u
 #define RVT_PAGE_MAGIC 0x4954415645520001ull /* "..REVATI" */
 #define RVT_MAX_SLOTS 4096
 #define RVT_FOREVER_NS INT64_MAX

@@ -61,6 +61,7 @@ struct rvt_gpu_client {
   uint64_t used_bytes;
 };
 #define RVT_MAX_GPU_CLIENTS 128
+#define RVT_MAX_OPERATORS 4096
 
 struct rvt_device_page {
   uint32_t abi_version; /* RVT_ABI_VERSION */
@@ -77,6 +78,7 @@ struct rvt_device_page {
   /* Results. All atomic adds with relaxed order. */
   uint64_t time_ns[RVT_MAX_FAMILIES][RVT_MAX_SOURCES];
   uint64_t launches[RVT_MAX_FAMILIES];
+  uint64_t operator_ns[RVT_MAX_OPERATORS]; /* of those that no table covers, by the predictor's index */
   uint64_t memo_hits, memo_misses;
   uint64_t unknown_reads; /* read-backs of unknown device bytes that no oracle answered */
   uint64_t oracle_reads;

@@ -89,6 +89,9 @@ enum rvt_family {
 
 #define RVT_PRED_NEEDS_BATCH 1u  /* the duration depends on nseq/q_len/kv_len: the memo key must include them */
 #define RVT_PRED_NEEDS_TOKENS 2u /* depends on the number of scheduled tokens only */
+#define RVT_PRED_NEEDS_SEQS 4u   /* depends on nseq only */
+#define RVT_PRED_NEEDS_ANY 7u
+#define RVT_PRED_OPERATOR(flags) ((flags) >> 16) /* adds to rvt_device_page.operator_ns at this index; 0: to none */
 
 struct rvt_prediction {
   int64_t duration_ns;

@@ -128,7 +128,8 @@ class Grid:
         plane were missing (NaN at the edges): what the trainer shows the model of an unmeasured size.
         """
         if skip_own is None:
-            return self._interpolate(config, coordinates)
+            parts = [slice(at, at + _ROWS_AT_ONCE) for at in range(0, len(config), _ROWS_AT_ONCE)] or [slice(0)]
+            return np.concatenate([self._interpolate(config[part], [c[part] for c in coordinates]) for part in parts])
         n = len(config)
         total, weight = np.zeros(n), np.zeros(n)
         sides = []
@@ -178,10 +179,16 @@ class Grid:
         value = self.y[tuple(where)].astype(float)
         use = ~(np.isnan(value) | (weight == 0) | (config < 0))
         weight = np.where(use, weight, 0.0)
-        total = np.sum(np.where(use, value, 0.0) * weight, axis=0)
-        sums = np.sum(weight, axis=0)
+        # Corner by corner: numpy's own sum has another order where there is one row only.
+        total, sums = np.zeros(len(config)), np.zeros(len(config))
+        for part, one in zip(np.where(use, value, 0.0) * weight, weight):
+            total += part
+            sums += one
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(sums > 0.0, total / sums, np.nan)
+
+
+_ROWS_AT_ONCE = 1 << 16  # bounds memory
 
 
 @lru_cache(maxsize=8)

@@ -26,7 +26,7 @@ from revati_predictors.operators import (
     Quantise,
     Stream,
 )
-from revati_predictors.wire import COPY_KIND, DTYPE, KIND, NEEDS_BATCH, NEEDS_TOKENS, OpRecord
+from revati_predictors.wire import COPY_KIND, DTYPE, KIND, NEEDS_BATCH, NEEDS_SEQS, NEEDS_TOKENS, OpRecord
 
 __all__ = ["Resolved", "find_rule", "resolve"]
 
@@ -263,7 +263,7 @@ def _stream(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
     if not per_row:
         return _elementwise(record, facts, Rule("", "elementwise", rule.family))
     op_name = {"norm_residual": "norm", "logits": "sampling"}.get(rule.arg, rule.arg)
-    flag = NEEDS_BATCH if rule.arg == "logits" else NEEDS_TOKENS
+    flag = NEEDS_SEQS if rule.arg == "logits" else NEEDS_TOKENS
     return Resolved([(Stream(op_name, rows * per_row, rows, hidden), 1.0)], rule.family, flag, guessed=not observed)
 
 

@@ -17,10 +17,12 @@ __all__ = [
     "source_shares",
     "statement",
     "time_factors",
+    "uncovered_operators",
 ]
 
 _FAMILY_NAMES = [name.lower() for name, _ in sorted(FAMILY.items(), key=lambda item: item[1])]
 WARN_SHARE = 0.2
+_WORST = 10
 
 
 class Interval(NamedTuple):
@@ -82,15 +84,25 @@ def coverage_warning(shares: Mapping[str, float], threshold: float = WARN_SHARE)
     )
 
 
+def uncovered_operators(operator_ns: Sequence[int], predictor: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Up to ten of `operator_ns` with the most time: [{"operator": name, "us": microseconds}, ...], largest first."""
+    named = [(name, ns) for name, ns in zip(predictor.get("operators", []), operator_ns) if ns]
+    worst = sorted(named, key=lambda item: (-item[1], item[0]))[:_WORST]
+    return [{"operator": name, "us": ns / 1e3} for name, ns in worst]
+
+
 def statement(
-    family_ns: Mapping[str, int], source_ns: Mapping[str, int], predictor: Mapping[str, Any]
+    family_ns: Mapping[str, int],
+    source_ns: Mapping[str, int],
+    operator_ns: Sequence[int],
+    predictor: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What a result says about its predictions.
 
-    family_ns, source_ns: GPU time of the load by family and by source. predictor: the service's statistics (empty with
-    constant durations). `coverage`: share by source. `interval`: (low, high) factors of the GPU time, [] without any.
-    `uncovered`: up to ten operators with the most extrapolated or roofline time, in microseconds of one launch of each
-    size (repeats come from the memo). `warning`: the line to begin with, or None.
+    family_ns, source_ns: GPU time of the load by family and by source; operator_ns: of uncovered operators, by the
+    service's index. predictor: the service's statistics (empty with constant durations). `coverage`: share by source.
+    `interval`: (low, high) factors of the GPU time, [] without any. `uncovered`: up to ten operators with the most
+    extrapolated or roofline time, in microseconds of all their launches. `warning`: the line to begin with, or None.
     """
     total = sum(source_ns.values())
     coverage = {name: source_ns.get(name, 0) / total for name in SOURCE_NAMES} if total else {}
@@ -99,6 +111,6 @@ def statement(
     return {
         "coverage": coverage,
         "interval": list(time_factors(times, widths)) if widths else [],
-        "uncovered": list(predictor.get("uncovered", [])),
+        "uncovered": uncovered_operators(operator_ns, predictor),
         "warning": coverage_warning(coverage),
     }

@@ -204,10 +204,9 @@ def _slot_values(family: Family, grid: Grid, slots: Slots, columns: Columns) -> 
     keys = key_columns(family, columns)
     coordinates = [np.asarray(columns[a], float) for a in family.axes]
     ids, factors = slots.of(keys)
-    return [
-        grid.interpolate(ids[:, s], [c * factors[:, s, a] for a, c in enumerate(coordinates)])
-        for s in range(family.strict_slots)
-    ]
+    count = family.strict_slots
+    at = [(c * factors[:, :count, a].T).ravel() for a, c in enumerate(coordinates)]
+    return list(grid.interpolate(ids[:, :count].T.ravel(), at).reshape(count, len(keys)))
 
 
 def config_features(

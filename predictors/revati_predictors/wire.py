@@ -16,9 +16,12 @@ __all__ = [
     "FAMILY",
     "HEADER",
     "KIND",
+    "MAX_OPERATORS",
     "NEEDS_BATCH",
+    "NEEDS_SEQS",
     "NEEDS_TOKENS",
     "OP",
+    "OPERATOR_SHIFT",
     "OP_PARAMS",
     "OP_VERSION",
     "PREDICTION",
@@ -74,6 +77,9 @@ FAMILY = {
 }
 NEEDS_BATCH = 1
 NEEDS_TOKENS = 2
+NEEDS_SEQS = 4
+OPERATOR_SHIFT = 16  # above the bits that say what a duration depends on: the index of an uncovered operator
+MAX_OPERATORS = 4096
 
 HEADER = struct.Struct("<II")
 OP = struct.Struct(f"<HHHHIIIIII{OP_PARAMS}q")

@@ -168,6 +168,11 @@ def write_report(
     import dataclasses
     import json
 
+    from revati_predictors.results import uncovered_operators
+
+    used = dataclasses.asdict(use)
+    asked = asked | {"uncovered": uncovered_operators(used.pop("operator_ns"), asked)}
+    asked.pop("operators", None)
     report = {
         "schema": "revati-run-1",
         "command": options.command,
@@ -180,7 +185,7 @@ def write_report(
         "seed": options.seed,
         "end": dataclasses.asdict(end),
         "clock": dataclasses.asdict(status),
-        "use": dataclasses.asdict(use),
+        "use": used,
         "predictor_service": asked,
     }
     try:

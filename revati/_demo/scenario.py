@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ class _Play:
         total = sum(family_ns.values())
         share = {n: v / total for n, v in sorted(family_ns.items(), key=lambda item: (-item[1], item[0])) if v}
         source_ns = {name: ns - before.source_ns[name] for name, ns in after.source_ns.items()}
-        predicted = statement(family_ns, source_ns, self._run.predictor_statistics())
+        operator_ns = [ns - old for ns, old in zip_longest(after.operator_ns, before.operator_ns, fillvalue=0)]
+        predicted = statement(family_ns, source_ns, operator_ns, self._run.predictor_statistics())
         busy = [gpu.busy_ns - old.busy_ns for gpu, old in zip(after.gpus, before.gpus)]
         busy_ratio = min(1.0, sum(busy) / len(busy) / (bench["duration"] * 1e9)) if busy and bench["duration"] else 1.0
         result = build_result(request_records(bench), bench["duration"], virtual_s, wall_s, share)

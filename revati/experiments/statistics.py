@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from revati_predictors.results import statement
@@ -24,7 +25,10 @@ def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
         if grown or launches:
             families[name] = {"time_ns": grown, "launches": launches}
     sources = {name: value - before["source_ns"].get(name, 0) for name, value in after["source_ns"].items()}
-    predicted = statement({name: row["time_ns"] for name, row in families.items()}, sources, end.get("predictor", {}))
+    asked = dict(end.get("predictor", {}))
+    operators = [grown - old for grown, old in zip_longest(after["operator_ns"], before["operator_ns"], fillvalue=0)]
+    predicted = statement({name: row["time_ns"] for name, row in families.items()}, sources, operators, asked)
+    asked.pop("operators", None)
     notes = [line.removeprefix("WARNING: ") for line in [predicted["warning"]] if line is not None]
     unknown = after["unknown_reads"] - before["unknown_reads"]
     if unknown:
@@ -52,7 +56,7 @@ def load_statistics(raw: dict[str, Any]) -> dict[str, Any]:
         "unknown_reads": unknown,
         "unsupported_calls": after["unsupported_calls"],
         "memo_misses": after["memo_misses"] - before["memo_misses"],
-        "predictor": end.get("predictor", {}),
+        "predictor": asked,
         "timeline": _timeline(raw, start["virtual_ns"], end["virtual_ns"]),
         "notes": notes,
     }

@@ -9,8 +9,8 @@ from revati_predictors.facts import NO_FACTS, ModelFacts
 from revati_predictors.kernel_table import RULES
 from revati_predictors.mapping import _ROLES, find_rule, resolve
 from revati_predictors.operators import Attention, Collective, Gemm, Mla, Moe, Stream
-from revati_predictors.service import Pricer
-from revati_predictors.wire import FAMILY, KIND, NEEDS_BATCH, OpRecord
+from revati_predictors.pricing import Pricer
+from revati_predictors.wire import FAMILY, KIND, NEEDS_BATCH, NEEDS_SEQS, OpRecord
 
 LLAMA = ModelFacts.from_json(
     {
@@ -242,9 +242,15 @@ def test_unknown_kernel_is_priced_and_listed() -> None:
     assert "something_new_kernel" in pricer.statistics.as_dict()["unmapped_kernels"]
 
 
-@pytest.mark.parametrize("name", ["FlashAttnFwdSm90", "reshape_and_cache_flash_kernel", "_gumbel_sample_kernel"])
+@pytest.mark.parametrize("name", ["FlashAttnFwdSm90", "reshape_and_cache_flash_kernel"])
 def test_batch_flag(name: str) -> None:
-    assert resolve(_kernel(name), LLAMA).flags & NEEDS_BATCH
+    assert resolve(_kernel(name), LLAMA).flags == NEEDS_BATCH
+
+
+def test_sampling_depends_on_the_number_of_sequences_alone() -> None:
+    short, long = (_kernel("_gumbel_sample_kernel", seqs=((1, kv),) * 4) for kv in (10, 1000))
+    assert resolve(short, LLAMA).flags == NEEDS_SEQS
+    assert resolve(short, LLAMA).parts == resolve(long, LLAMA).parts
 
 
 def test_without_facts_everything_is_a_marked_guess() -> None:

@@ -54,12 +54,12 @@ def test_warning_only_over_the_threshold() -> None:
 def test_statement_of_a_run() -> None:
     predictor = {
         "by_family": {"gemm": {"low": 0.9, "high": 1.2}},
-        "uncovered": [{"operator": "some_kernel", "us": 3.0}],
+        "operators": ["", "some_kernel", "never launched", "larger_kernel"],
     }
-    said = statement({"gemm": 100}, {"measured": 50, "fallback": 50}, predictor)
+    said = statement({"gemm": 100}, {"measured": 50, "fallback": 50}, [0, 3000, 0, 4000], predictor)
     assert said["coverage"] == {"measured": 0.5, "interpolated": 0.0, "extrapolated": 0.0, "fallback": 0.5}
     assert said["interval"] == pytest.approx([0.9, 1.2])
-    assert said["uncovered"][0]["operator"] == "some_kernel"
+    assert said["uncovered"] == [{"operator": "larger_kernel", "us": 4.0}, {"operator": "some_kernel", "us": 3.0}]
     assert said["warning"].startswith("WARNING: 50 %")
-    constant = statement({"gemm": 100}, {"fallback": 0, "measured": 100}, {})
+    constant = statement({"gemm": 100}, {"fallback": 0, "measured": 100}, [], {})
     assert constant["interval"] == [] and constant["uncovered"] == [] and constant["warning"] is None

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from revati_predictors import PredictorService, RooflinePredictor, find_gpu
+from revati_predictors.operators import Gemm
+from revati_predictors.pricing import Pricer, Statistics
 from revati_predictors.wire import (
     FAMILY,
     HEADER,
@@ -88,8 +90,44 @@ def test_batch_model_and_statistics(path: Path) -> None:
         stats = service.statistics()
         assert stats["records"] == 4 and stats["requests"] == 2
         assert stats["by_family"]["gemm"]["asked"] == 2
-        assert len(stats["uncovered"]) > 0
+        assert str(Gemm(8, 6144, 4096)) in stats["operators"] and attention.name in stats["operators"]
     assert not path.exists()
+
+
+def _decode(*keys: int) -> OpRecord:
+    return OpRecord(KIND["KERNEL"], name="flash_fwd_kernel", seqs=tuple((1, kv) for kv in keys), p=(132,) + (1,) * 5)
+
+
+def test_looking_ahead_prices_the_next_step_and_changes_no_answer() -> None:
+    plain, ahead = (Pricer([RooflinePredictor(find_gpu("h100-sxm"))]) for _ in range(2))
+    ahead.price([_decode(100, 200)])
+    ahead.look_ahead([_decode(100, 200), OpRecord(KIND["COPY"], p=(4096, 1))])
+    priced = ahead.statistics.priced
+    assert ahead.price([_decode(101, 201)]) == plain.price([_decode(101, 201)])
+    assert ahead.statistics.priced == priced
+    ahead.price([_decode(103, 203)])
+    assert ahead.statistics.priced > priced
+
+
+def test_products_of_one_step_are_priced_together() -> None:
+    def product(m: int, n: int) -> OpRecord:
+        return OpRecord(KIND["GEMM"], dtype=3, p=(m, n, 4096, 1))
+
+    pricer, alone = (Pricer([RooflinePredictor(find_gpu("h100-sxm"))]) for _ in range(2))
+    pricer.price([product(8, 6144), product(8, 4096)])
+    pricer.price([product(16, 6144)])
+    priced = pricer.statistics.priced
+    assert priced == 4
+    together, by_itself = (p.price([product(16, 4096)])[0] for p in (pricer, alone))
+    assert together[:5] == by_itself[:5]  # the last field has the index of the operator
+    assert pricer.statistics.priced == priced
+
+
+def test_operators_over_the_limit_share_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("revati_predictors.pricing.MAX_OPERATORS", 4)
+    statistics = Statistics()
+    assert [statistics.operator(name) for name in ("a", "b", "c", "d", "a")] == [1, 2, 3, 3, 1]
+    assert statistics.as_dict()["operators"] == ["", "a", "b", "other operators"]
 
 
 def test_constant_mode(path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from revati_predictors import wire
 
-HEADER = (Path(__file__).parents[2] / "csrc/include/rvt_op.h").read_text()
+INCLUDE = Path(__file__).parents[2] / "csrc/include"
+HEADER = (INCLUDE / "rvt_op.h").read_text()
 _SIZES = {"uint16_t": "H", "uint32_t": "I", "int64_t": "q", "uint64_t": "Q", "int32_t": "i"}
 
 
@@ -51,6 +52,10 @@ def test_constants_match() -> None:
     assert define("RVT_WIRE_MODEL") == wire.WIRE_MODEL
     assert define("RVT_PRED_NEEDS_BATCH") == wire.NEEDS_BATCH
     assert define("RVT_PRED_NEEDS_TOKENS") == wire.NEEDS_TOKENS
+    assert define("RVT_PRED_NEEDS_SEQS") == wire.NEEDS_SEQS
+    assert f"RVT_PRED_OPERATOR(flags) ((flags) >> {wire.OPERATOR_SHIFT})" in HEADER
+    page = (INCLUDE / "rvt_device_page.h").read_text()
+    assert f"#define RVT_MAX_OPERATORS {wire.MAX_OPERATORS}\n" in page
 
 
 @pytest.mark.parametrize(

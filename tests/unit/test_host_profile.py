@@ -12,7 +12,7 @@ from revati._hostprofile import COSTS, host_profile_names, load_host_profile
 from revati._run import _route
 from revati_coordinator.host import extension_ffi
 from revati_predictors import load_predictor
-from revati_predictors.service import Pricer
+from revati_predictors.pricing import Pricer
 
 
 @pytest.mark.parametrize("name", host_profile_names())
