@@ -100,6 +100,13 @@ def recorder_variables(folder: Path, method: str, cupti: Path) -> list[str]:
     ]
 
 
+def wakes(folder: Path) -> dict[str, float]:
+    """us per wake-up of a sleeping process, without Revati: the floor under a jump."""
+    program = compile_c(ROOT / "csrc" / "tests" / "bench" / "wake.c", folder)
+    runs = [json.loads(subprocess.check_output([str(program)])) for _ in range(REPEATS)]
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
 def jumps(folder: Path, order: str) -> dict[int, float]:
     """us of wall time per jump by number of threads, from PHOLD: median of a few runs. With turns each jump has one."""
     program = compile_c(ROOT / "csrc" / "tests" / "stress" / "phold.c", folder)
@@ -117,15 +124,19 @@ def jumps(folder: Path, order: str) -> dict[int, float]:
     return result
 
 
+def demo(folder: Path, *options: str) -> dict[str, Any]:
+    """The result of one run of the demo (128 output tokens); `folder` keeps the model from run to run."""
+    target = folder / "result.json"
+    python_module("revati._demo", "--work", str(folder), "--json", str(target), "--output-tokens", "128", *options)
+    result: dict[str, Any] = json.loads(target.read_text())
+    return result
+
+
 def vllm_loads(folder: Path) -> list[dict[str, Any]]:
     """Virtual seconds per wall second of served vLLM (eager off), one server start per load."""
     rows = []
     for label, gpu, rate, requests in LOADS:
-        work = folder / label.split()[0].strip(",")
-        target = folder / "result.json"
-        demo = ("--gpu", gpu, "--work", str(work), "--json", str(target), "--requests", str(requests), "--rate", rate)
-        python_module("revati._demo", *demo, "--output-tokens", "128")
-        result = json.loads(target.read_text())
+        result = demo(folder / "demo", "--gpu", gpu, "--requests", str(requests), "--rate", rate)
         rows.append(
             {
                 "load": label,
@@ -134,6 +145,18 @@ def vllm_loads(folder: Path) -> list[dict[str, Any]]:
                 "tpot_ms": result["metrics"]["tpot_ms"]["p50"],
             }
         )
+    return rows
+
+
+def predictors(folder: Path, pairs: int) -> list[tuple[float, float]]:
+    """Wall seconds of serving with model packs and with the roofline, in turn: 120 requests, 10 a second."""
+    load = ("--requests", "120", "--rate", "10")
+    kinds = ("auto", "roofline")
+    rows = []
+    for _ in range(pairs):
+        packs, roofline = (float(demo(folder / "demo", *load, "--predictor", kind)["wall_s"]) for kind in kinds)
+        print(f"packs {packs:.2f} s, roofline {roofline:.2f} s", file=sys.stderr, flush=True)
+        rows.append((packs, roofline))
     return rows
 
 
@@ -201,6 +224,9 @@ def text(result: dict[str, Any]) -> str:
             right=(0, 1, 2),
         ),
         "```",
+        "",
+        "A jump has two wake-ups (coordinator, sleeper), PHOLD's token a third, a turn two more. One takes here, without "
+        "Revati, " + ", ".join(f"{us:.1f} us on {where}" for where, us in result["wake_us"].items()) + ".",
     ]
     if result["vllm"]:
         rows = [
@@ -236,14 +262,24 @@ def text(result: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--no-vllm", action="store_true", help="only calls and jumps")
+    parser.add_argument(
+        "--predictors", type=int, metavar="PAIRS", help="only the demo with model packs beside the roofline, in turn"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="revati-bench-") as name:
         folder = Path(name)
+        if arguments.predictors:
+            rows = predictors(folder, arguments.predictors)
+            medians = [statistics.median(column) for column in zip(*rows)]
+            ratio = statistics.median(packs / roofline for packs, roofline in rows)
+            print(f"medians: packs {medians[0]:.2f} s, roofline {medians[1]:.2f} s; median ratio of a pair {ratio:.2f}")
+            return 0
         result: dict[str, Any] = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine()}
         result["calls_ns"] = calls(folder)
         result["recorder_ns"] = recording(folder)
+        result["wake_us"] = wakes(folder)
         result["jump_us"] = {order: jumps(folder, order) for order in ("fired", "turns")}
         result["vllm"] = [] if arguments.no_vllm else vllm_loads(folder)
         result["in_process"] = [] if arguments.no_vllm else in_process(folder)

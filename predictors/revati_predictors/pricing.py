@@ -27,7 +27,7 @@ class Statistics:
 
     requests: int = 0
     records: int = 0
-    priced: int = 0
+    priced: int = 0  # operators that a question had to wait for; not in as_dict, since it depends on real time
     unmapped: dict[str, int] = field(default_factory=dict)
     by_family: dict[str, list[float]] = field(default_factory=dict)  # asked, microseconds, low and high microseconds
     by_source: dict[str, list[float]] = field(default_factory=dict)
@@ -44,7 +44,6 @@ class Statistics:
         return {
             "requests": self.requests,
             "records": self.records,
-            "priced": self.priced,
             "by_family": {k: _family_figures(v) for k, v in sorted(self.by_family.items())},
             "by_source": {k: {"asked": int(v[0]), "us": v[1]} for k, v in sorted(self.by_source.items())},
             "operators": list(self.operators),
