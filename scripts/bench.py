@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import re
 import statistics
 import subprocess
@@ -18,6 +19,9 @@ from typing import Any
 
 from revati._hostcheck import preload_library, recorder_library
 from revati._table import table
+from revati_predictors import PredictorService, load_predictor
+from revati_predictors.packs import load_pack
+from revati_predictors.wire import KIND, OpRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = (20, 100, 300)
@@ -160,6 +164,39 @@ def predictors(folder: Path, pairs: int) -> list[tuple[float, float]]:
     return rows
 
 
+MODEL = {
+    "framework": "vllm", "version": "0.25.1", "dtype": "bfloat16", "layers": 32, "hidden": 4096, "intermediate": 14336,
+    "vocab": 128256, "heads_q": 32, "heads_kv": 8, "head_dim": 128, "tp": 1,
+}  # fmt: skip
+MISSES = 10_000
+
+
+def predictor_s(folder: Path) -> dict[str, float]:
+    """Seconds to load every section of a pack, and to answer 10,000 different questions that come in one request."""
+    random.seed(0)
+    pack = load_pack("h100-sxm")
+    assert pack is not None
+    began_s = time.perf_counter()
+    for entry in pack.entries:
+        pack.section(entry)
+    result = {"loading the pack of h100-sxm": time.perf_counter() - began_s}
+    pricer = PredictorService(load_predictor("h100-sxm"), folder / "predictor").pricer
+    model = pricer.announce(MODEL)
+    products = [(random.randint(1, 8192), *nk) for nk in ((6144, 4096), (4096, 4096), (28672, 4096)) for _ in range(5000)]
+    lengths = [(random.randint(1, 16), random.randint(16, 32768)) for _ in range(2 * MISSES)]
+    kernel = {"kind": KIND["KERNEL"], "name": "flash::FlashAttnFwdSm90<x>", "p": (132, 1, 1, 256, 1, 1, 0, -1)}
+    questions = {
+        "matrix products": [OpRecord(KIND["GEMM"], dtype=3, model=model, p=(*mnk, 1)) for mnk in dict.fromkeys(products)],
+        "decodes of attention (1 to 16 sequences)": [OpRecord(**kernel, model=model, seqs=((1, k),) * n) for n, k in dict.fromkeys(lengths)],
+    }
+    for name, records in questions.items():
+        pricer.price(records[-1:])
+        began_s = time.perf_counter()
+        pricer.price(records[:MISSES])
+        result[f"{MISSES:,} {name}"] = time.perf_counter() - began_s
+    return result
+
+
 def in_process(folder: Path) -> list[dict[str, float]]:
     """Speed of decode steps of vLLM's engine without a server, per batch size; policy free."""
     model = folder / "model"
@@ -203,6 +240,8 @@ def text(result: dict[str, Any]) -> str:
         table(["call", "ns"], [[n, f"{v:.1f}"] for n, v in result["calls_ns"].items()], right=(1,)),
         "```",
     ]
+    blocks += ["", "## Predictor", "", "```"]
+    blocks += [table(["what", "s"], [[n, f"{v:.2f}"] for n, v in result["predictor_s"].items()], right=(1,)), "```"]
     blocks += ["", "## Recorder: CPU time per submission, ns (ratio to the call without it)", "", "```"]
     without = result["recorder_ns"]["without"]
     rows = []
@@ -278,6 +317,7 @@ def main() -> int:
             return 0
         result: dict[str, Any] = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine()}
         result["calls_ns"] = calls(folder)
+        result["predictor_s"] = predictor_s(folder)
         result["recorder_ns"] = recording(folder)
         result["wake_us"] = wakes(folder)
         result["jump_us"] = {order: jumps(folder, order) for order in ("fired", "turns")}

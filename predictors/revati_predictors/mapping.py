@@ -102,7 +102,7 @@ def _grid(record: OpRecord) -> tuple[int, int]:
 
 
 def _kv_write_op(record: OpRecord, facts: ModelFacts) -> Stream:
-    tokens, _ = _tokens(OpRecord(0, seqs=record.seqs), 0) if record.seqs else _tokens(record)
+    tokens = sum(q for q, _ in record.seqs) if record.seqs else _tokens(record)[0]
     _, heads_kv = facts.local_heads()
     width = heads_kv * (facts.head_dim or 128)
     return Stream("kv_write", tokens * width * 2 * (2.0 + (1.0 if facts.kv_cache_dtype() == "fp8" else 2.0)), tokens)

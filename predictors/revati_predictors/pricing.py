@@ -61,6 +61,8 @@ def _combine(weighted: Sequence[tuple[Estimate, float]]) -> Estimate:
     """The weighted sum; its interval takes the parts as correlated, its source is that of the worst large part."""
     if not weighted:
         return Estimate(0.0, 0.0, 0.0, 0)
+    if len(weighted) == 1 and weighted[0][1] == 1.0:
+        return weighted[0][0]
     us = sum(e.us * w for e, w in weighted)
     source = max((e.source for e, w in weighted if e.us * w >= 0.05 * us), default=0)
     return Estimate(us, sum(e.lo_us * w for e, w in weighted), sum(e.hi_us * w for e, w in weighted), source)
@@ -153,7 +155,8 @@ class Pricer:
             for op in [op for op, _ in r.parts] + (r.whole or []) + ([r.kv_write] if r.kv_write else []):
                 if (where, op) not in self._memo:
                     needs[op] = None
-                    needs.update(dict.fromkeys(self._products_beside(where, op)))
+                    if len(records) == 1:  # a launch; a graph asks for everything at once
+                        needs.update(dict.fromkeys(self._products_beside(where, op)))
         for where, needs in wanted.items():
             ops = list(needs)
             for op, estimate in zip(ops, self._predictor(where).predict(ops) if ops else ()):

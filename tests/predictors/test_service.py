@@ -114,8 +114,8 @@ def test_products_of_one_step_are_priced_together() -> None:
         return OpRecord(KIND["GEMM"], dtype=3, p=(m, n, 4096, 1))
 
     pricer, alone = (Pricer([RooflinePredictor(find_gpu("h100-sxm"))]) for _ in range(2))
-    pricer.price([product(8, 6144), product(8, 4096)])
-    pricer.price([product(16, 6144)])
+    for m, n in ((8, 6144), (8, 4096), (16, 6144)):
+        pricer.price([product(m, n)])
     priced = pricer.statistics.priced
     assert priced == 4
     together, by_itself = (p.price([product(16, 4096)])[0] for p in (pricer, alone))
