@@ -164,7 +164,7 @@ class Pricer:
         return sum(map(len, wanted.values()))
 
     def _products_beside(self, where: tuple[int, int], op: Operator) -> list[Operator]:
-        """The model's other products with as many rows: a step will ask for them next, and together they cost as one."""
+        """The model's other products with as many rows: a step asks for them next, and together they cost as one."""
         if not isinstance(op, Gemm) or op.batch > 1:
             return []
         layers = self._products.setdefault(where, {})
