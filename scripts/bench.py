@@ -305,14 +305,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--no-vllm", action="store_true", help="only calls and jumps")
     parser.add_argument(
-        "--predictors", type=int, metavar="PAIRS", help="only the demo with model packs beside the roofline, in turn"
+        "--predictors", type=int, choices=range(1, 100), metavar="PAIRS", help="only the demo with model packs beside the roofline, in turn"
     )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="revati-bench-") as name:
         folder = Path(name)
-        if arguments.predictors:
+        if arguments.predictors is not None:
             rows = predictors(folder, arguments.predictors)
             medians = [statistics.median(column) for column in zip(*rows)]
             ratio = statistics.median(packs / roofline for packs, roofline in rows)

@@ -232,12 +232,13 @@ def _allreduce(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
 
 def _activation(record: OpRecord, facts: ModelFacts, rule: Rule) -> Resolved:
     """An activation between the two grouped products belongs to the MoE layer, else it is a kernel of its own."""
-    is_triton = record.name.startswith("triton_")
-    if facts.experts and not (facts.shared_experts and is_triton):
-        tokens, _ = _tokens(record)
-        if not is_triton and _grid(record)[0] % max(1, tokens * facts.topk) == 0:
-            return Resolved([], "MOE")
-    return _stream(record, facts, rule)
+    if not facts.experts or record.name.startswith("triton_"):
+        return _stream(record, facts, rule)
+    tokens, _ = _tokens(record)
+    of_experts = _grid(record)[0] % max(1, tokens * facts.topk) == 0
+    resolved = Resolved([], "MOE") if of_experts else _stream(record, facts, rule)
+    resolved.flags |= NEEDS_TOKENS  # with other tokens the same grid is the other kind
+    return resolved
 
 
 _GRID_ROWS = re.compile(r"rms_norm|act_and_mul|silu_and_mul|rotary_embedding|RMSNormKernel")

@@ -10,7 +10,7 @@ from revati_predictors.kernel_table import RULES
 from revati_predictors.mapping import _ROLES, find_rule, resolve
 from revati_predictors.operators import Attention, Collective, Gemm, Mla, Moe, Stream
 from revati_predictors.pricing import Pricer
-from revati_predictors.wire import FAMILY, KIND, NEEDS_BATCH, NEEDS_SEQS, OpRecord
+from revati_predictors.wire import FAMILY, KIND, NEEDS_BATCH, NEEDS_SEQS, NEEDS_TOKENS, OpRecord
 
 LLAMA = ModelFacts.from_json(
     {
@@ -240,6 +240,17 @@ def test_unknown_kernel_is_priced_and_listed() -> None:
     row = pricer.price([_kernel("something_new_kernel", grid=1000)])[0]
     assert row[0] > 1000 and row[3] == FAMILY["OTHER"] and row[4] == 3
     assert "something_new_kernel" in pricer.statistics.as_dict()["unmapped_kernels"]
+
+
+def test_an_activation_of_experts_and_of_a_shared_one_have_one_key() -> None:
+    facts = ModelFacts.from_json(
+        {"layers": 4, "hidden": 2048, "intermediate": 0, "moe_intermediate": 1024, "vocab": 32000, "heads_q": 16,
+         "heads_kv": 16, "head_dim": 128, "experts": 64, "topk": 8, "shared_experts": 2}
+    )  # fmt: skip
+    routed = resolve(_kernel("act_and_mul_kernel", seqs=((1, 99),) * 8, grid=64), facts)
+    shared = resolve(_kernel("act_and_mul_kernel", seqs=((1, 99),) * 64, grid=64), facts)
+    assert not routed.parts and shared.parts
+    assert routed.flags == shared.flags == NEEDS_TOKENS
 
 
 @pytest.mark.parametrize("name", ["FlashAttnFwdSm90", "reshape_and_cache_flash_kernel"])

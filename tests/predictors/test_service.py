@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import socket
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from revati_predictors import PredictorService, RooflinePredictor, find_gpu
-from revati_predictors.operators import Gemm
+from revati_predictors import PredictorService, RooflinePredictor, find_gpu, load_predictor
+from revati_predictors.operators import Attention, Gemm, Moe, Operator
 from revati_predictors.pricing import Pricer, Statistics
 from revati_predictors.wire import (
     FAMILY,
@@ -101,12 +104,44 @@ def _decode(*keys: int) -> OpRecord:
 def test_looking_ahead_prices_the_next_step_and_changes_no_answer() -> None:
     plain, ahead = (Pricer([RooflinePredictor(find_gpu("h100-sxm"))]) for _ in range(2))
     ahead.price([_decode(100, 200)])
-    ahead.look_ahead([_decode(100, 200), OpRecord(KIND["COPY"], p=(4096, 1))])
+    ahead.look_ahead([_decode(100, 200)])
     priced = ahead.statistics.priced
     assert ahead.price([_decode(101, 201)]) == plain.price([_decode(101, 201)])
     assert ahead.statistics.priced == priced
     ahead.price([_decode(103, 203)])
     assert ahead.statistics.priced > priced
+
+
+def test_the_service_looks_ahead_between_questions(path: Path) -> None:
+    with PredictorService(RooflinePredictor(find_gpu("h100-sxm")), path) as service, _connect(path) as peer:
+        looked = threading.Event()
+        look_ahead = service.pricer.look_ahead
+
+        def failing(records: Sequence[OpRecord]) -> None:
+            look_ahead(records)
+            looked.set()
+            raise ArithmeticError("an operator that nobody asked for")
+
+        service.pricer.look_ahead = failing  # type: ignore[method-assign]
+        _ask(peer, [_decode(100, 200)])
+        assert looked.wait(10)
+        priced = service.pricer.statistics.priced
+        _ask(peer, [_decode(101, 201)])
+        assert service.pricer.statistics.priced == priced
+
+
+def test_rows_of_a_pack_do_not_depend_on_what_else_is_asked() -> None:
+    predictor = load_predictor("h100-sxm")
+    draw = random.Random(5)
+    keys = [[draw.randint(17, 9000) for _ in range(draw.choice((1, 3, 12)))] for _ in range(30)]
+    operators: list[Operator] = [
+        Attention((*((1, kv) for kv in many), (draw.randint(2, 700), 900)), 32, 8, 128) for many in keys
+    ]
+    operators += [Attention(tuple((1, kv) for kv in many), 28, 4, 128) for many in keys]  # heads that no table has
+    operators += [Gemm(draw.randint(1, 4000), draw.choice((6144, 5000)), 4096) for _ in range(30)]
+    operators += [Moe(draw.randint(1, 900), 2048, 768, 8, 128, 1, 1) for _ in range(10)]
+    alone = [load_predictor("h100-sxm").predict([operator])[0] for operator in operators]
+    assert predictor.predict(operators) == alone
 
 
 def test_products_of_one_step_are_priced_together() -> None:

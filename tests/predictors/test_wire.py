@@ -53,6 +53,7 @@ def test_constants_match() -> None:
     assert define("RVT_PRED_NEEDS_BATCH") == wire.NEEDS_BATCH
     assert define("RVT_PRED_NEEDS_TOKENS") == wire.NEEDS_TOKENS
     assert define("RVT_PRED_NEEDS_SEQS") == wire.NEEDS_SEQS
+    assert define("RVT_PRED_NEEDS_ANY") == wire.NEEDS_BATCH | wire.NEEDS_TOKENS | wire.NEEDS_SEQS
     assert f"RVT_PRED_OPERATOR(flags) ((flags) >> {wire.OPERATOR_SHIFT})" in HEADER
     page = (INCLUDE / "rvt_device_page.h").read_text()
     assert f"#define RVT_MAX_OPERATORS {wire.MAX_OPERATORS}\n" in page

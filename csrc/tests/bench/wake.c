@@ -39,6 +39,7 @@ static double wake_us(int cpu, int other_cpu) {
   uint32_t *turn = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (turn == MAP_FAILED) return -1;
   int child = fork();
+  if (child < 0) return -1;
   pin(child ? cpu : other_cpu);
   double began_us = now_us();
   for (int i = 0; i < ROUNDS; i++) pass(turn, child ? 0 : 1);
