@@ -305,7 +305,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--no-vllm", action="store_true", help="only calls and jumps")
     parser.add_argument(
-        "--predictors", type=int, choices=range(1, 100), metavar="PAIRS", help="only the demo with model packs beside the roofline, in turn"
+        "--predictors",
+        type=int,
+        choices=range(1, 100),
+        metavar="PAIRS",
+        help="only the demo with model packs beside the roofline, in turn",
     )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE")
