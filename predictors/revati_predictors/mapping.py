@@ -75,10 +75,8 @@ def find_rule(name: str) -> Rule | None:
     return None
 
 
-def _tokens(record: OpRecord, rows: int = 0) -> tuple[int, bool]:
-    """(tokens of the step after padding, whether they were observed); `rows` is what the grid says."""
-    if rows:
-        return rows, True
+def _tokens(record: OpRecord) -> tuple[int, bool]:
+    """(tokens of the step after padding, whether they were observed)."""
     if record.padded:
         return record.padded, True
     if record.seqs:
