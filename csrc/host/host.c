@@ -130,7 +130,7 @@ rvt_host *rvt_host_new(const struct rvt_host_options *options) {
   host->real_start_ns = rvt_real_ns();
   rvt_core_init(&host->core, host->start_ns, host->options.spin_rounds, (enum rvt_order)host->options.order);
   rvt_kernel_try_wchan(host->init_pid);
-  rvt_kernel_find_softirq(host);
+  rvt_packets_find(host);
   return host;
 }
 
@@ -142,8 +142,7 @@ void rvt_host_free(rvt_host *host) {
     waitpid(host->init_pid, NULL, 0);
   }
   for (int i = 0; i < RVT_MAX_SLOTS; i++) rvt_kernel_unwatch(&host->watch[i]);
-  for (int i = 0; i < host->softirq_count; i++) close(host->softirq_fd[i]);
-  if (host->softnet_fd >= 0) close(host->softnet_fd);
+  rvt_packets_close(host);
   for (int i = 0; i < 2; i++)
     if (host->life_pipe[i] >= 0) close(host->life_pipe[i]);
   if (host->page && host->page != MAP_FAILED) munmap(host->page, sizeof(struct rvt_page));

@@ -42,6 +42,14 @@ struct rvt_watch {
   uint32_t asleep_seq, asleep_wakes, asleep_signals;
 };
 
+/* A ksoftirqd thread. */
+struct rvt_softirq {
+  int fd; /* its wchan or, where that says nothing, its stat */
+  bool by_wchan;
+  int schedstat_fd; /* -1 */
+  uint64_t runs;    /* schedstat run count, as last seen */
+};
+
 /* One slot in one proof. */
 struct rvt_seen {
   int32_t index;
@@ -92,10 +100,11 @@ struct rvt_host {
   uint32_t scan_count;
   struct rvt_seen seen[RVT_MAX_SLOTS];
   struct rvt_readers readers;
-  int softirq_fd[RVT_MAX_SOFTIRQ];
-  bool softirq_wchan[RVT_MAX_SOFTIRQ];
+  struct rvt_softirq softirq[RVT_MAX_SOFTIRQ];
   int softirq_count;
   int softnet_fd;
+  uint64_t delivered; /* packets, as last seen in softnet_stat */
+  uint32_t spoilt;    /* looks in a row that saw another number */
   int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
   int64_t backoff_ns;
   int64_t looked_real_ns; /* when a proof last asked the kernel about every thread */
@@ -140,9 +149,18 @@ enum rvt_kernel rvt_kernel_unmarked(struct rvt_host *host, struct rvt_watch *wat
 void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes);
 char rvt_kernel_state(int pid, int tid); /* R S D T Z..., 0 = gone */
 void rvt_kernel_try_wchan(int pid);      /* with a process that sleeps */
-void rvt_kernel_find_softirq(struct rvt_host *host);
-bool rvt_kernel_softirq_busy(struct rvt_host *host);
+int rvt_open_task(int pid, int tid, const char *what);
 void rvt_kernel_name(int pid, int tid, char *name, size_t bytes);
+
+/* packets.c */
+enum rvt_packets {
+  RVT_PACKETS_NONE,
+  RVT_PACKETS_MOVED, /* some were delivered since the last look: whoever was seen asleep may be awake */
+  RVT_PACKETS_WAIT,
+};
+void rvt_packets_find(struct rvt_host *host);
+void rvt_packets_close(struct rvt_host *host);
+enum rvt_packets rvt_packets_look(struct rvt_host *host);
 
 /* init.c: the process above the tree. */
 int rvt_init_start(struct rvt_host *host);

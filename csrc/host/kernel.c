@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int open_task(int pid, int tid, const char *what) {
+int rvt_open_task(int pid, int tid, const char *what) {
   char path[80];
   snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", pid, tid, what);
   return open(path, O_RDONLY | O_CLOEXEC);
@@ -21,7 +21,7 @@ static int open_task(int pid, int tid, const char *what) {
 bool rvt_kernel_watch(struct rvt_watch *watch, int pid, int tid) {
   watch->pid = pid;
   watch->tid = tid;
-  watch->wchan_fd = open_task(pid, tid, "wchan");
+  watch->wchan_fd = rvt_open_task(pid, tid, "wchan");
   watch->syscall_fd = watch->schedstat_fd = watch->evfd = -1;
   watch->asleep = false;
   return watch->wchan_fd >= 0;
@@ -98,7 +98,7 @@ static bool gone(int pid, int tid) {
 
 static enum rvt_kernel read_syscall(struct rvt_watch *watch, long *number, unsigned long *arg0) {
   char text[192];
-  if (watch->syscall_fd < 0) watch->syscall_fd = open_task(watch->pid, watch->tid, "syscall");
+  if (watch->syscall_fd < 0) watch->syscall_fd = rvt_open_task(watch->pid, watch->tid, "syscall");
   ssize_t n = pread(watch->syscall_fd, text, sizeof(text) - 1, 0);
   if (n <= 0) return gone(watch->pid, watch->tid) ? RVT_KERNEL_GONE : RVT_KERNEL_RUNNING;
   text[n] = 0;
@@ -257,7 +257,7 @@ enum rvt_kernel rvt_kernel_unmarked(struct rvt_host *host, struct rvt_watch *wat
     if (state == 'T' || state == 't') return RVT_KERNEL_STOPPED;
     return state == 'R' || state == 'D' ? RVT_KERNEL_RUNNING : RVT_KERNEL_OTHER;
   }
-  if (watch->schedstat_fd < 0) watch->schedstat_fd = open_task(watch->pid, watch->tid, "schedstat");
+  if (watch->schedstat_fd < 0) watch->schedstat_fd = rvt_open_task(watch->pid, watch->tid, "schedstat");
   char text[96];
   ssize_t n = pread(watch->schedstat_fd, text, sizeof(text) - 1, 0);
   if (n <= 0) return RVT_KERNEL_RUNNING;
@@ -270,7 +270,7 @@ enum rvt_kernel rvt_kernel_unmarked(struct rvt_host *host, struct rvt_watch *wat
 }
 
 char rvt_kernel_state(int pid, int tid) {
-  int fd = open_task(pid, tid, "stat");
+  int fd = rvt_open_task(pid, tid, "stat");
   if (fd < 0) return 0;
   char text[512];
   ssize_t n = read(fd, text, sizeof(text) - 1);
@@ -295,7 +295,7 @@ void rvt_kernel_name(int pid, int tid, char *name, size_t bytes) {
 }
 
 void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes) {
-  int fd = open_task(pid, tid, "syscall");
+  int fd = rvt_open_task(pid, tid, "syscall");
   char line[192] = "?";
   if (fd >= 0) {
     ssize_t n = read(fd, line, sizeof(line) - 1);
@@ -311,70 +311,4 @@ void rvt_kernel_describe(int pid, int tid, char *text, size_t bytes) {
       break;
     }
   snprintf(text, bytes, "state %c, syscall %s", rvt_kernel_state(pid, tid) ?: '?', line);
-}
-
-/* Network packets on the loopback are delivered inside the sender's call, unless the kernel defers them to
- * ksoftirqd; then a message is under way although every thread waits. Its wchan is as good as its state and half as
- * dear, where it may be read. */
-static int open_softirq(int pid, bool *by_wchan) {
-  char place[64];
-  struct rvt_watch watch = {.wchan_fd = open_task(pid, pid, "wchan")};
-  for (int i = 0; i < 5 && watch.wchan_fd >= 0; i++, usleep(200))
-    if ((*by_wchan = asleep(&watch, place, sizeof(place)))) return watch.wchan_fd;
-  shut(&watch.wchan_fd);
-  return open_task(pid, pid, "stat");
-}
-
-void rvt_kernel_find_softirq(struct rvt_host *host) {
-  host->softnet_fd = open("/proc/net/softnet_stat", O_RDONLY | O_CLOEXEC);
-  DIR *proc = opendir("/proc");
-  if (!proc) return;
-  struct dirent *entry;
-  while ((entry = readdir(proc)) && host->softirq_count < RVT_MAX_SOFTIRQ) {
-    if (!isdigit((unsigned char)entry->d_name[0])) continue;
-    int pid = atoi(entry->d_name);
-    char name[32];
-    rvt_kernel_name(pid, pid, name, sizeof(name));
-    if (strncmp(name, "ksoftirqd/", 10)) continue;
-    bool by_wchan = false;
-    int fd = open_softirq(pid, &by_wchan);
-    if (fd < 0) continue;
-    host->softirq_wchan[host->softirq_count] = by_wchan;
-    host->softirq_fd[host->softirq_count++] = fd;
-  }
-  closedir(proc);
-}
-
-/* Where kernel threads are hidden (a container), the length of the queues must do: fields 12, hexadecimal, of every
- * CPU's line. A packet that is just being delivered is in no queue: twice empty makes that unlikely, not impossible. */
-static bool backlog_empty(struct rvt_host *host) {
-  char text[32768];
-  ssize_t n = pread(host->softnet_fd, text, sizeof(text) - 1, 0);
-  if (n <= 0) return true;
-  text[n] = 0;
-  for (char *line = text; *line;) {
-    char *at = line;
-    for (int field = 1; field < 12 && at; field++) at = strchr(at, ' ') ? strchr(at, ' ') + 1 : NULL;
-    if (at && strtoul(at, NULL, 16)) return false;
-    line += strcspn(line, "\n");
-    line += *line == '\n';
-  }
-  return true;
-}
-
-bool rvt_kernel_softirq_busy(struct rvt_host *host) {
-  if (!host->softirq_count && host->softnet_fd >= 0) return !backlog_empty(host) || !backlog_empty(host);
-  for (int i = 0; i < host->softirq_count; i++) {
-    char text[64];
-    ssize_t n = pread(host->softirq_fd[i], text, sizeof(text) - 1, 0);
-    if (n <= 0) continue;
-    text[n] = 0;
-    if (host->softirq_wchan[i]) {
-      if (text[0] == '0') return true;
-      continue;
-    }
-    char *end = strrchr(text, ')');
-    if (end && end[1] == ' ' && end[2] == 'R') return true;
-  }
-  return false;
 }

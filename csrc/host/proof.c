@@ -176,6 +176,8 @@ enum rvt_kernel rvt_proof_look(struct rvt_host *host, int i) {
 /* Most proofs that fail do so at who broke the last one, and these come first: they are read one by one. */
 #define RVT_READ_FIRST 6
 
+#define RVT_LOOKS_MOST 3 /* while packets are being delivered */
+
 /* One pass over the kernel: the threads that are marked. OTHER only if nobody else is seen running. */
 static enum rvt_kernel pass_marked(struct rvt_host *host, int count, int *culprit) {
   int first = 0, rest = 0, other = -1;
@@ -214,6 +216,14 @@ static enum rvt_kernel pass_unmarked(struct rvt_host *host, int count, bool agai
   if (other < 0) return RVT_KERNEL_BLOCKED;
   *culprit = other;
   return RVT_KERNEL_OTHER;
+}
+
+/* Unmarked threads are read before and after all others: one of them that ran in between shows in its run count, one
+ * that was woken in between shows as running. This is the first time. */
+static enum rvt_kernel pass(struct rvt_host *host, const struct first_look *first, int *culprit) {
+  enum rvt_kernel verdict = RVT_KERNEL_BLOCKED;
+  if (first->unmarked) verdict = pass_unmarked(host, first->count, false, culprit);
+  return verdict != RVT_KERNEL_BLOCKED ? verdict : pass_marked(host, first->count, culprit);
 }
 
 /* P2: the same threads in the same waits. */
@@ -265,13 +275,12 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
   if (first.busy) return RVT_BUSY;
   int culprit = 0;
   enum rvt_kernel verdict;
-  /* Unmarked threads are read before and after all others: one of them that ran in between shows in its run
-   * count, one that was woken in between shows as running. */
-  if (first.unmarked && (verdict = pass_unmarked(host, first.count, false, &culprit)) != RVT_KERNEL_BLOCKED)
-    return aborted(host, culprit, verdict);
-  if ((verdict = pass_marked(host, first.count, &culprit)) != RVT_KERNEL_BLOCKED)
-    return aborted(host, culprit, verdict);
-  if ((host->packets = rvt_kernel_softirq_busy(host))) {
+  enum rvt_packets packets = RVT_PACKETS_MOVED;
+  for (int looks = 0; packets == RVT_PACKETS_MOVED && looks < RVT_LOOKS_MOST; looks++) {
+    if ((verdict = pass(host, &first, &culprit)) != RVT_KERNEL_BLOCKED) return aborted(host, culprit, verdict);
+    packets = rvt_packets_look(host);
+  }
+  if ((host->packets = packets != RVT_PACKETS_NONE)) {
     host->aborts++;
     host->last_runnable_real_ns = rvt_real_ns();
     return RVT_BUSY;

@@ -61,6 +61,7 @@ class Built:
             self.programs = {source.stem: _compile(out / f"time-{source.stem}", [source]) for source in sources}
             self.stress = _compile(out / "stress", [HERE / "stress" / name for name in STRESS])
             self.phold = _compile(out / "phold", [HERE / "stress" / "phold.c"])
+            self.connect = _compile(out / "connect", [HERE / "stress" / "connect.c"])
 
     def inside(self, command: list[str], *options: str) -> list[str]:
         """The command line that runs `command` under the clock; options are those of rvt-run."""

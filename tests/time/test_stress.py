@@ -6,6 +6,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +75,40 @@ def test_zmq_oracle_can_fail() -> None:
     assert result["violations"] > 100
 
 
+@contextmanager
+def hogs(built: Built, count: int) -> Iterator[None]:
+    """Busy loops beside the block, outside the clock."""
+    running = [subprocess.Popen([built.stress, "--hog", "60"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for hog in running:
+            hog.kill()
+            hog.wait()
+
+
 def test_phold_is_exact(built: Built) -> None:
     """20 threads pass tokens on; every hold ends at its deadline."""
     command = built.inside([str(built.phold), "--threads", "20", "--processes", "4", "--holds", "2000"], "--quiet")
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["late"] == 0
+
+
+@pytest.mark.parametrize("order", [(), ("--turns",)])
+def test_connections_are_set_up_in_no_time(built: Built, order: tuple[str, ...]) -> None:
+    """Between connect() and the answer no server's timer fires, however busy the kernel is with other packets."""
+    command = built.inside([str(built.connect), "--connections", "1000"], "--quiet", *order)
+    with hogs(built, 2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout) == {"connections": 3000, "late": 0, "worst_ns": 0}
+
+
+def test_connections_take_time_without_the_clock(built: Built) -> None:
+    done = subprocess.run([built.connect, "--connections", "20"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["late"] >= 60
 
 
 @pytest.mark.parametrize(
@@ -106,14 +136,9 @@ def test_ties_have_one_order(built: Built) -> None:
     """18 threads of 6 processes write to one pipe at the same moments: the same sequence in every run, hogs or not."""
     command = built.inside([str(built.programs["order"])], "--quiet")
     orders = set()
-    for hogs in (0, 0, 2):
-        running = [subprocess.Popen([built.stress, "--hog", "60"]) for _ in range(hogs)]
-        try:
+    for count in (0, 0, 2):
+        with hogs(built, count):
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        finally:
-            for hog in running:
-                hog.kill()
-                hog.wait()
         assert done.returncode == 0, done.stdout + done.stderr
         orders.add(done.stdout)
     assert len(orders) == 1
