@@ -29,6 +29,7 @@ from revati_predictors.wire import (
 
 __all__ = ["PredictorService"]
 
+
 class PredictorService:
     """The socket server around a Pricer, usable in-process.
 

@@ -26,7 +26,7 @@ from revati_predictors.fitting import (
     quantiles,
     sample,
     split_hash,
-    stretch_of,
+    stretch_by_group,
     tails,
     take,
     three,
@@ -191,8 +191,7 @@ class _Trainer:
     def _judge(self, mode: str) -> tuple[float, float]:
         """Held-out errors and coverage of one mode go into the report; the stretch of its intervals comes back.
 
-        Coverage is counted on groups (rounds, or shares of the shapes) with the stretch that the others ask for; the
-        stretch that ships uses all of them.
+        Groups are the rounds, or shares of the shapes where there is one round.
         """
         parts = self.held.get(mode, [])
         if not parts:
@@ -206,14 +205,9 @@ class _Trainer:
             names = self.family.region if mode in ("region", "model") and self.family.region else None
             part = split_hash(take(self.columns, rows), names or self.family.shape_columns, self.seed + 3)
             group = (part * _GROUPS).astype(np.int64)
-        inside = np.zeros(len(rows), bool)
-        for g in np.unique(group):
-            here = group == g
-            factor, extra = stretch_of(error[~here], low[~here], high[~here])
-            inside[here] = (error[here] <= high[here] * factor + extra) & (-error[here] <= low[here] * factor + extra)
-        self.report[mode] = {**errors(error), "coverage": round(float(inside.mean()), 4)}
+        factor, extra, coverage = stretch_by_group(error, low, high, group)
+        self.report[mode] = {**errors(error), "coverage": round(coverage, 4)}
         self.rows[f"{mode}_error"], self.rows[f"{mode}_us"] = error, self.us[rows]
-        factor, extra = stretch_of(error, low, high)
         return round(factor, 4), round(extra, 5)
 
     # --- models of the runtime -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ pytest.importorskip("lightgbm")
 from revati_predictors import find_gpu
 from revati_predictors.families import VARIANTS
 from revati_predictors.families.moe import moe_loads
-from revati_predictors.fitting import stretch_of
+from revati_predictors.fitting import stretch_by_group, stretch_of
 from revati_predictors.grid import Grid
 from revati_predictors.holes import Holes, Prior, known_rows
 from revati_predictors.law import fit_law, law_us
@@ -26,6 +26,30 @@ def test_stretched_intervals_hold_on_other_rows(tail: str) -> None:
         factor, extra = stretch_of(error[:3000], low, high)
         inside = np.abs(error[3000:]) <= width * factor + extra
         assert 0.78 < inside.mean() < 0.85
+
+
+def test_intervals_hold_for_a_region_that_is_unlike_the_others() -> None:
+    """Rows of a region share most of their error, and few regions were seen: one more falls outside of theirs."""
+    random = np.random.default_rng(3)
+    group = np.repeat(np.arange(5), 200)
+    low = high = np.full(len(group), 0.02)
+
+    def errors(groups: np.ndarray) -> np.ndarray:
+        return 0.05 * random.standard_normal(5)[groups] + 0.01 * random.standard_normal(len(groups))
+
+    def inside(factor: float, extra: float, unseen: np.ndarray) -> float:
+        return float(np.mean(np.abs(unseen) <= 0.02 * factor + extra))
+
+    rows, regions, promised = [], [], []
+    for _ in range(200):
+        error, unseen = errors(group), errors(group[:200])
+        factor, extra, coverage = stretch_by_group(error, low, high, group)
+        rows.append(inside(*stretch_of(error, low, high), unseen))
+        regions.append(inside(factor, extra, unseen))
+        promised.append(coverage)
+    assert np.mean(rows) < np.mean(regions) - 0.04
+    assert 0.77 < np.mean(regions) < 0.88
+    assert np.mean(promised) == pytest.approx(np.mean(regions), abs=0.07)
 
 
 def test_few_rows_get_a_wide_interval() -> None:
