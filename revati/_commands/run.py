@@ -34,7 +34,6 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--limit-virtual", type=float, metavar="SECONDS", help="fail after so many virtual seconds")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write times, jumps and GPU time as JSON")
     parser.add_argument("--quiet", action="store_true", help="no summary at the end")
-    parser.add_argument("--trace", action="store_true", help="log every jump of the clock on stderr")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     parser.set_defaults(run=_run)
 
@@ -68,6 +67,7 @@ def add_run_options(parser: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the token oracle")
     parser.add_argument("--routing", metavar="NAME", help="experts: power_law_1.01 (default), power_law_1.2, balanced")
     parser.add_argument("--oracle", type=Path, metavar="FILE", help="what requests answer (docs/cli.md, token oracle)")
+    parser.add_argument("--trace", action="store_true", help="log every step of the clock on stderr: who goes on, when")
 
 
 def _run(arguments: argparse.Namespace) -> int:

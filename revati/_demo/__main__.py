@@ -98,6 +98,7 @@ def demo(arguments: argparse.Namespace) -> int:
         routing=check_routing(arguments.routing),
         command="demo",
         host_ratio=arguments.host_ratio,
+        trace=arguments.trace,
         idle_is_legal=True,
     )
     cache = Path(os.environ.get("REVATI_CACHE") or Path.home() / ".cache" / "revati")

@@ -9,7 +9,7 @@ import pytest
 
 from revati_coordinator.steps import read_steps
 from tests.conftest import busy_processes
-from tests.demo import per_request, run_demo
+from tests.demo import assert_equal, run_demo, run_traced
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 KERNEL_US = 40
@@ -19,27 +19,27 @@ LOAD = ("--quick", "--requests", "6", "--output-tokens", "48", "--policy", "free
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_demo(tmp_path_factory.mktemp("reference"), *LOAD)
+    return run_traced(tmp_path_factory.mktemp("reference"), *LOAD)
 
 
 def test_a_second_run_beside_hogs_is_identical(reference: dict[str, Any], tmp_path: Path) -> None:
     with busy_processes():
-        again = run_demo(tmp_path, *LOAD)
-    assert per_request(again) == per_request(reference)
+        again = run_traced(tmp_path, *LOAD)
+    assert_equal(again, reference)
 
 
 def test_a_slow_predictor_changes_nothing(reference: dict[str, Any], tmp_path: Path) -> None:
     """The 250 ms test: host time spent in Revati itself never enters virtual time."""
-    assert per_request(run_demo(tmp_path, *LOAD, "--predictor-delay-ms", "250")) == per_request(reference)
+    assert_equal(run_traced(tmp_path, *LOAD, "--predictor-delay-ms", "250"), reference)
 
 
 def test_modelled_host_time_is_as_repeatable(tmp_path: Path) -> None:
     """In eager mode the profile's host is slower than the GPU: the engine never waits for it, and lets others on."""
     load = (*LOAD, "--policy", "modelled")
-    alone = run_demo(tmp_path / "alone", *load)
+    alone = run_traced(tmp_path / "alone", *load)
     with busy_processes():
-        beside = run_demo(tmp_path / "beside", *load)
-    assert per_request(beside) == per_request(alone)
+        beside = run_traced(tmp_path / "beside", *load)
+    assert_equal(beside, alone)
 
 
 def test_the_client_sees_the_modelled_step_and_prefill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
