@@ -34,12 +34,12 @@ def _run(command: list[str]) -> None:
         raise BuildError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
 
 
-def _compile(target: Path, sources: list[Path]) -> Path:
+def _compile(target: Path, sources: list[Path], *flags: str) -> Path:
     headers = [*HERE.rglob("*.h")]
     newest = max(path.stat().st_mtime for path in [*sources, *headers])
     if not target.exists() or target.stat().st_mtime < newest:
         part = target.with_suffix(".new")
-        _run([os.environ.get("CC", "cc"), *FLAGS, *map(str, sources), "-o", str(part), "-lm"])
+        _run([os.environ.get("CC", "cc"), *FLAGS, *flags, *map(str, sources), "-o", str(part), "-lm"])
         part.rename(target)
     return target
 
@@ -62,6 +62,8 @@ class Built:
             self.stress = _compile(out / "stress", [HERE / "stress" / name for name in STRESS])
             self.phold = _compile(out / "phold", [HERE / "stress" / "phold.c"])
             self.connect = _compile(out / "connect", [HERE / "stress" / "connect.c"])
+            self.relay = _compile(out / "relay", [HERE / "stress" / "relay.c"])
+            self.slow_post = _compile(out / "slow_post.so", [HERE / "stress" / "slow_post.c"], "-shared", "-fPIC")
 
     def inside(self, command: list[str], *options: str) -> list[str]:
         """The command line that runs `command` under the clock; options are those of rvt-run."""

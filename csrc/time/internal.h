@@ -146,12 +146,13 @@ static inline void rvt_effect(void) {
   rvt_store_relaxed(&rvt_self_tls.slot->events, rvt_self_tls.slot->events + 1);
   rvt_settle();
 }
-/* Before a wake that ends a wait of kind COUNTED, in whatever code of ours it happens. */
+/* Before and after a wake that ends a wait of kind COUNTED, in whatever code of ours it happens: before, so that nobody
+ * who was woken counts as asleep; after, for a look at the sleeper between the first count and the wake. */
 static inline void rvt_count_wake(const void *object) {
   if (RVT_LIKELY(rvt_mode == RVT_MODE_MANAGED))
     __atomic_add_fetch(&rvt_the_page->wakes[rvt_wake_index(rvt_pid, (uint64_t)object)], 1, __ATOMIC_SEQ_CST);
 }
-static inline void rvt_count_signal(void) {
+static inline void rvt_count_signal(void) { /* the same, of a signal */
   if (rvt_mode == RVT_MODE_MANAGED) __atomic_add_fetch(&rvt_the_page->signals, 1, __ATOMIC_SEQ_CST);
 }
 int64_t rvt_deadline_after(int64_t delay_ns); /* local time + delay, saturated */

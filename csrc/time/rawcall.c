@@ -91,7 +91,12 @@ RVT_EXPORT long syscall(long number, ...) {
   case SYS_tgkill:
   case SYS_rt_sigqueueinfo:
   case SYS_rt_tgsigqueueinfo:
-  case SYS_pidfd_send_signal: rvt_count_signal(); return finish(rvt_raw(number, a, b, c, d, e, f));
+  case SYS_pidfd_send_signal: {
+    rvt_count_signal();
+    long result = rvt_raw(number, a, b, c, d, e, f);
+    rvt_count_signal();
+    return finish(result);
+  }
   case SYS_io_uring_setup: /* completes in kernel threads that no proof can see; libraries fall back */
     errno = ENOSYS;
     return -1;

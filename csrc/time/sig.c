@@ -86,12 +86,14 @@ RVT_EXPORT sighandler_t signal(int signo, sighandler_t handler) {
   return sigaction(signo, &act, &old) ? SIG_ERR : old.sa_handler;
 }
 
-/* Signals sent, counted before they go: a sleeping thread is looked at only for a reason, and this is one. */
+/* Signals sent are counted: a sleeping thread is looked at only for a reason, and this is one. */
 #define RVT_SEND(name, parameters, arguments) \
   RVT_EXPORT int name parameters {            \
     if (rvt_on()) rvt_effect();               \
     rvt_count_signal();                       \
-    return rvt_real.name arguments;           \
+    int result_ = rvt_real.name arguments;    \
+    rvt_count_signal();                       \
+    return result_;                           \
   }
 RVT_SEND(kill, (pid_t pid, int signo), (pid, signo))
 RVT_SEND(killpg, (pid_t group, int signo), (group, signo))

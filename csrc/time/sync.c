@@ -67,7 +67,9 @@ RVT_EXPORT int sem_post(sem_t *sem) {
     if (((struct sem_words *)sem)->private_flag == 0) rvt_hand(sem);
     else rvt_settle();
   }
-  return rvt_real.sem_post(sem);
+  int result = rvt_real.sem_post(sem);
+  rvt_count_wake(sem); /* the semaphore may be gone: only its address counts */
+  return result;
 }
 
 RVT_EXPORT int sem_wait(sem_t *sem) {
@@ -97,6 +99,7 @@ _Static_assert(sizeof(struct cond) <= sizeof(pthread_cond_t), "a condvar must fi
 static void cond_wake(struct cond *cond, int count) {
   if (!cond->shared) rvt_count_wake(cond);
   rvt_raw(SYS_futex, (long)&cond->state, FUTEX_WAKE | (cond->shared ? 0 : FUTEX_PRIVATE_FLAG), count, 0, 0, 0);
+  rvt_count_wake(cond);
 }
 
 /* A thread that computes keeps the clock still, so the request for Python's global lock would never come to it, and a
@@ -430,28 +433,30 @@ RVT_EXPORT int pthread_barrier_wait(pthread_barrier_t *barrier) {
  * thread's slot and wakes it; the wait ends and libc's own test does the rest. */
 bool rvt_cancels;
 
+static void end_wait(struct rvt_slot *slot) {
+  uint32_t kind = slot->kind, object = kind & 0xff;
+  if (object == RVT_WAIT_COND || object == RVT_WAIT_SEM || object == RVT_WAIT_FUTEX) {
+    rvt_raw(SYS_futex, (long)slot->what, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, 0, 0, 0);
+    rvt_raw(SYS_futex, (long)slot->what, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+  }
+  uint64_t one = 1;
+  rvt_store(&slot->kick, RVT_KICK_SIGNAL);
+  if (kind & RVT_WAIT_EVENTFD) rvt_raw(SYS_write, slot->evfd, (long)&one, sizeof(one), 0, 0, 0);
+  else rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+}
+
 RVT_EXPORT int pthread_cancel(pthread_t thread) {
   rvt_store(&rvt_cancels, true);
   rvt_count_signal();
   int error = rvt_real.pthread_cancel(thread);
-  if (error || !rvt_on()) return error;
-  struct rvt_page *page = rvt_the_page;
-  for (uint32_t i = 0; i < rvt_load(&page->slots_high); i++) {
-    struct rvt_slot *slot = &page->slots[i];
+  for (uint32_t i = 0; !error && rvt_on() && i < rvt_load(&rvt_the_page->slots_high); i++) {
+    struct rvt_slot *slot = &rvt_the_page->slots[i];
     if (rvt_load(&slot->pid) != rvt_pid || slot->thread != (uint64_t)thread) continue;
     if (rvt_state_of(rvt_load(&slot->owner)) != RVT_SLOT_LIVE) continue;
     __atomic_or_fetch(&slot->flags, RVT_FLAG_CANCEL, __ATOMIC_SEQ_CST);
     rvt_effect();
-    if (!(rvt_load(&slot->seq) & 1)) return 0;
-    uint32_t kind = slot->kind, object = kind & 0xff;
-    if (object == RVT_WAIT_COND || object == RVT_WAIT_SEM || object == RVT_WAIT_FUTEX) {
-      rvt_raw(SYS_futex, (long)slot->what, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, 0, 0, 0);
-      rvt_raw(SYS_futex, (long)slot->what, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
-    }
-    uint64_t one = 1;
-    rvt_store(&slot->kick, RVT_KICK_SIGNAL);
-    if (kind & RVT_WAIT_EVENTFD) rvt_raw(SYS_write, slot->evfd, (long)&one, sizeof(one), 0, 0, 0);
-    else rvt_raw(SYS_futex, (long)&slot->kick, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+    if (rvt_load(&slot->seq) & 1) end_wait(slot);
   }
-  return 0;
+  rvt_count_signal();
+  return error;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,18 @@ def test_connections_are_set_up_in_no_time(built: Built, order: tuple[str, ...])
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout) == {"connections": 3000, "late": 0, "worst_ns": 0}
+
+
+@pytest.mark.parametrize("order", [(), ("--turns",)])
+def test_a_look_between_the_count_of_a_wake_and_the_wake(built: Built, order: tuple[str, ...]) -> None:
+    """Sleepers that a proof has seen asleep are looked at again only when a wake was counted: however long it takes."""
+    command = built.inside([str(built.relay), "1500"], "--quiet", *order)
+    with hogs(built, 4):
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, env={**os.environ, "LD_PRELOAD": str(built.slow_post)}
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["late"] == 0
 
 
 def test_connections_take_time_without_the_clock(built: Built) -> None:
