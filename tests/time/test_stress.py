@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clock_programs import Built
+
+from tests.conftest import busy_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,18 +76,6 @@ def test_zmq_oracle_can_fail() -> None:
     assert result["violations"] > 100
 
 
-@contextmanager
-def hogs(built: Built, count: int) -> Iterator[None]:
-    """Busy loops beside the block, outside the clock."""
-    running = [subprocess.Popen([built.stress, "--hog", "60"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for hog in running:
-            hog.kill()
-            hog.wait()
-
-
 def test_phold_is_exact(built: Built) -> None:
     """20 threads pass tokens on; every hold ends at its deadline."""
     command = built.inside([str(built.phold), "--threads", "20", "--processes", "4", "--holds", "2000"], "--quiet")
@@ -100,7 +88,7 @@ def test_phold_is_exact(built: Built) -> None:
 def test_connections_are_set_up_in_no_time(built: Built, order: tuple[str, ...]) -> None:
     """Between connect() and the answer no server's timer fires, however busy the kernel is with other packets."""
     command = built.inside([str(built.connect), "--connections", "1000"], "--quiet", *order)
-    with hogs(built, 2):
+    with busy_processes():
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout) == {"connections": 3000, "late": 0, "worst_ns": 0}
@@ -110,7 +98,7 @@ def test_connections_are_set_up_in_no_time(built: Built, order: tuple[str, ...])
 def test_a_look_between_the_count_of_a_wake_and_the_wake(built: Built, order: tuple[str, ...]) -> None:
     """Sleepers that a proof has seen asleep are looked at again only when a wake was counted: however long it takes."""
     command = built.inside([str(built.relay), "1500"], "--quiet", *order)
-    with hogs(built, 4):
+    with busy_processes(4):
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=300, env={**os.environ, "LD_PRELOAD": str(built.slow_post)}
         )
@@ -150,7 +138,7 @@ def test_ties_have_one_order(built: Built) -> None:
     command = built.inside([str(built.programs["order"])], "--quiet")
     orders = set()
     for count in (0, 0, 2):
-        with hogs(built, count):
+        with busy_processes(count):
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         orders.add(done.stdout)
