@@ -1,5 +1,5 @@
-/* A library behind the clock's: sem_post() takes 400 us before it wakes anybody, as if the thread had lost its processor
- * in there. */
+/* A library behind the clock's: sem_post() takes 400 us before it wakes anybody, as if the thread had lost its
+ * processor in there. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <semaphore.h>
