@@ -292,9 +292,14 @@ void rvt_price_many(struct rvt_priced *items, uint32_t n);
 /* Books n ops of this price as executed. */
 void rvt_account(int ordinal, const struct rvt_price *p);
 void rvt_account_many(const struct rvt_price *p, uint32_t launches); /* but for the card's busy time */
-/* The service (predictor.c). Requests carry `batch`; false: it did not answer. */
-void rvt_predict(const struct rvt_priced *const *items, uint32_t n, const struct rvt_batch *batch,
-                 struct rvt_prediction *out);
+/* The service (predictor.c): one request for n ops, each under a batch. `ahead`: not launched yet. */
+struct rvt_asked {
+  struct rvt_priced *item;
+  const struct rvt_batch *batch;
+  bool ahead;
+};
+void rvt_predict(const struct rvt_asked *asked, uint32_t n, struct rvt_prediction *out);
+uint64_t rvt_batch_hash(const struct rvt_seq *seqs, uint32_t n, uint32_t padded);
 uint32_t rvt_model_index(void);
 
 /* ---- kernels, modules ---------------------------------------------------------------------------------- */

@@ -63,7 +63,9 @@ static uint64_t batch_key(uint64_t key, uint32_t flags, const struct rvt_batch *
   return h ? h : 1;
 }
 
+/* Where it fails, `out` has the flags of the key, as far as they are known. */
 static bool look_up(uint64_t key, const struct rvt_batch *batch, struct rvt_price *out) {
+  out->flags = 0;
   if (!find(key, out)) return false;
   if (!(out->flags & RVT_PRED_NEEDS_ANY)) return true;
   return find(batch_key(key, out->flags, batch), out);
@@ -77,24 +79,51 @@ static struct rvt_price constant_price(const struct rvt_op *op) {
   return (struct rvt_price){ns, family[op->kind <= RVT_OP_GRAPH ? op->kind : 0], RVT_SRC_FALLBACK, 0};
 }
 
-static void keep(const struct rvt_priced *item, const struct rvt_prediction *p, const struct rvt_batch *batch,
-                 struct rvt_price *out) {
-  *out = (struct rvt_price){p->duration_ns, (uint16_t)(p->family % RVT_MAX_FAMILIES),
+static struct rvt_price keep(const struct rvt_asked *asked, const struct rvt_prediction *p) {
+  struct rvt_price price = {p->duration_ns, (uint16_t)(p->family % RVT_MAX_FAMILIES),
                             (uint16_t)(p->source % RVT_MAX_SOURCES), p->flags};
-  put(item->key, out);
-  if (p->flags & RVT_PRED_NEEDS_ANY) put(batch_key(item->key, p->flags, batch), out);
+  put(asked->item->key, &price);
+  if (p->flags & RVT_PRED_NEEDS_ANY) put(batch_key(asked->item->key, p->flags, asked->batch), &price);
+  return price;
 }
 
 #define BATCH_MISSES 512u
+#define STEPS_AHEAD 4u
+#define SEQS_AHEAD 1024u
+
+/* While nothing but decodes runs, each step asks the same with one key more in every sequence: what the next steps
+ * will ask goes with this question. Appends to the `n` asked; returns their new number. */
+static uint32_t ask_ahead(struct rvt_asked *asked, uint32_t n, const struct rvt_batch *batch) {
+  static struct rvt_seq seqs[STEPS_AHEAD][SEQS_AHEAD];
+  static struct rvt_batch later[STEPS_AHEAD];
+  uint32_t count = n;
+  if (batch->nseq == 0 || batch->tokens != batch->nseq || batch->nseq > SEQS_AHEAD) return n;
+  for (uint32_t step = 0; step < STEPS_AHEAD; step++) {
+    for (uint32_t i = 0; i < batch->nseq; i++) seqs[step][i] = (struct rvt_seq){1, batch->seqs[i].kv_len + step + 1};
+    later[step] = *batch;
+    later[step].seqs = seqs[step];
+    later[step].hash = rvt_batch_hash(seqs[step], batch->nseq, batch->padded);
+    for (uint32_t i = 0; i < n && count < BATCH_MISSES; i++)
+      if (asked[i].item->price.flags & RVT_PRED_NEEDS_BATCH)
+        asked[count++] = (struct rvt_asked){asked[i].item, &later[step], true};
+  }
+  return count;
+}
 
 /* Asks the service about the items that the table does not know. */
 static void resolve_misses(struct rvt_priced **missing, uint32_t n, const struct rvt_batch *batch) {
-  static struct rvt_prediction answers[BATCH_MISSES]; /* under the predictor's own lock */
+  static struct rvt_asked asked[BATCH_MISSES]; /* these and ask_ahead's under the predictor's own lock */
+  static struct rvt_prediction answers[BATCH_MISSES];
   static pthread_mutex_t miss_lock = PTHREAD_MUTEX_INITIALIZER;
   rvt_internal_begin();
   pthread_mutex_lock(&miss_lock);
-  rvt_predict((const struct rvt_priced *const *)missing, n, batch, answers);
-  for (uint32_t i = 0; i < n; i++) keep(missing[i], &answers[i], batch, &missing[i]->price);
+  for (uint32_t i = 0; i < n; i++) asked[i] = (struct rvt_asked){missing[i], batch, false};
+  uint32_t count = ask_ahead(asked, n, batch);
+  rvt_predict(asked, count, answers);
+  for (uint32_t i = 0; i < count; i++) {
+    struct rvt_price price = keep(&asked[i], &answers[i]);
+    if (!asked[i].ahead) asked[i].item->price = price;
+  }
   pthread_mutex_unlock(&miss_lock);
   rvt_internal_end();
   __atomic_fetch_add(&rvt_g.page->memo_misses, n, __ATOMIC_RELAXED);

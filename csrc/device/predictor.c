@@ -53,34 +53,35 @@ __attribute__((constructor)) static void watch_forks(void);
 static void in_child(void) { fd = -1; }
 static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
 
-static size_t record_bytes(const struct rvt_priced *item, const struct rvt_batch *batch) {
-  size_t n = sizeof(struct rvt_op) + batch->nseq * sizeof(struct rvt_seq) + item->op->name_len;
+static size_t record_bytes(const struct rvt_asked *asked) {
+  size_t n = sizeof(struct rvt_op) + asked->batch->nseq * sizeof(struct rvt_seq) + asked->item->op->name_len;
   return (n + 7) & ~(size_t)7;
 }
 
-static size_t put_record(char *out, const struct rvt_priced *item, const struct rvt_batch *batch) {
-  struct rvt_op op = *item->op;
+static size_t put_record(char *out, const struct rvt_asked *asked) {
+  const struct rvt_batch *batch = asked->batch;
+  struct rvt_op op = *asked->item->op;
   op.nseq = batch->nseq;
   op.padded = batch->padded;
-  size_t total = record_bytes(item, batch), at = sizeof op;
+  op.ahead = asked->ahead;
+  size_t total = record_bytes(asked), at = sizeof op;
   memset(out + total - 8, 0, 8);
   memcpy(out, &op, sizeof op);
   memcpy(out + at, batch->seqs, batch->nseq * sizeof(struct rvt_seq));
   at += batch->nseq * sizeof(struct rvt_seq);
-  memcpy(out + at, item->name, op.name_len);
+  memcpy(out + at, asked->item->name, op.name_len);
   return total;
 }
 
-void rvt_predict(const struct rvt_priced *const *items, uint32_t n, const struct rvt_batch *batch,
-                 struct rvt_prediction *out) {
+void rvt_predict(const struct rvt_asked *asked, uint32_t n, struct rvt_prediction *out) {
   size_t bytes = 8;
-  for (uint32_t i = 0; i < n; i++) bytes += record_bytes(items[i], batch);
+  for (uint32_t i = 0; i < n; i++) bytes += record_bytes(&asked[i]);
   char *message = malloc(bytes);
   if (!message) rvt_fail("no memory for a question to the predictor");
   uint32_t head[2] = {n, (uint32_t)(bytes - 8)};
   memcpy(message, head, 8);
   size_t at = 8;
-  for (uint32_t i = 0; i < n; i++) at += put_record(message + at, items[i], batch);
+  for (uint32_t i = 0; i < n; i++) at += put_record(message + at, &asked[i]);
   pthread_mutex_lock(&wire_lock);
   connect_service();
   if (!send_all(message, bytes) || !receive_all(head, 8) || head[0] != n || !receive_all(out, n * sizeof *out))
@@ -156,6 +157,11 @@ static pthread_mutex_t batch_lock = PTHREAD_MUTEX_INITIALIZER;
 
 const struct rvt_batch *rvt_batch_current(void) { return atomic_load_explicit(&current, memory_order_acquire); }
 
+uint64_t rvt_batch_hash(const struct rvt_seq *seqs, uint32_t n, uint32_t padded) {
+  uint64_t hash = rvt_mix(rvt_hash_bytes(seqs, n * sizeof *seqs), padded);
+  return hash ? hash : 1;
+}
+
 static bool keep_seqs(struct kept_batch *k, const struct rvt_seq *seqs, uint32_t n) {
   if (k->room < n) {
     size_t room = n * 2 < 256 ? 256 : n * 2;
@@ -193,11 +199,10 @@ static const struct rvt_batch *keep_batch(const struct rvt_seq *seqs, uint32_t n
   if (RVT_UNLIKELY(rvt_drafting) && ids) rvt_batch_correct(k->seqs, n, ids);
   uint32_t tokens = 0;
   for (uint32_t i = 0; i < n; i++) tokens += seqs[i].q_len;
-  uint64_t hash = rvt_mix(rvt_hash_bytes(k->seqs, n * sizeof *k->seqs), padded_tokens);
   k->batch = (struct rvt_batch){.nseq = n,
                                 .padded = padded_tokens,
                                 .tokens = tokens,
-                                .hash = hash ? hash : 1,
+                                .hash = rvt_batch_hash(k->seqs, n, padded_tokens),
                                 .seqs = k->seqs,
                                 .ids = ids ? k->ids : NULL};
   atomic_store_explicit(&current, &k->batch, memory_order_release);

@@ -61,7 +61,7 @@ struct rvt_op {
   uint32_t nseq;     /* sequences behind the record: the batch in execution, 0 when unknown */
   uint32_t name_len; /* bytes of kernel or collective name */
   uint32_t padded;   /* tokens after padding (graph size), 0 when unknown */
-  uint32_t reserved;
+  uint32_t ahead;    /* 1: nobody has launched this yet, and perhaps nobody will; it counts in no statistics */
   int64_t p[RVT_OP_PARAMS];
 };
 

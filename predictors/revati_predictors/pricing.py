@@ -11,7 +11,7 @@ from revati_predictors.facts import NO_FACTS, ModelFacts
 from revati_predictors.mapping import Resolved, resolve
 from revati_predictors.operators import Gemm, Operator
 from revati_predictors.predictor import EXTRAPOLATED, FALLBACK, SOURCE_NAMES, Estimate, Predictor
-from revati_predictors.wire import FAMILY, MAX_OPERATORS, NEEDS_BATCH, OPERATOR_SHIFT, OpRecord
+from revati_predictors.wire import FAMILY, MAX_OPERATORS, OPERATOR_SHIFT, OpRecord
 
 __all__ = ["Pricer", "Statistics"]
 
@@ -103,19 +103,6 @@ class Pricer:
         with self._lock:
             return self._price(records)
 
-    def look_ahead(self, records: Sequence[OpRecord]) -> None:
-        """Price what the batch of these records would ask one step later, when every sequence has one key more.
-
-        For the time between two questions: it changes no answer, only how soon the next one is there.
-        """
-        if self._constant_ns is not None:
-            return
-        later = [replace(r, seqs=tuple((1, kv + 1) for _, kv in r.seqs)) for r in records if r.seqs]
-        resolved = [resolve(record, self._facts(record)) for record in later]
-        wanted = [(record, r) for record, r in zip(later, resolved) if r.flags & NEEDS_BATCH]
-        with self._lock:
-            self._fill_memo([record for record, _ in wanted], [r for _, r in wanted])
-
     def _facts(self, record: OpRecord) -> ModelFacts:
         return self._models[record.model] if record.model < len(self._models) else NO_FACTS
 
@@ -127,7 +114,7 @@ class Pricer:
         else:
             self.statistics.priced += self._fill_memo(records, resolved)
             rows = [self._row(record, r) for record, r in zip(records, resolved)]
-        self._count(records, resolved, rows)
+        self._count([asked for asked in zip(records, resolved, rows) if not asked[0].ahead])
         return rows
 
     def _where(self, record: OpRecord) -> tuple[int, int]:
@@ -195,10 +182,10 @@ class Pricer:
             flags,
         )
 
-    def _count(self, records: Sequence[OpRecord], resolved: Sequence[Resolved], rows: Sequence[Row]) -> None:
+    def _count(self, asked: Sequence[tuple[OpRecord, Resolved, Row]]) -> None:
         stats = self.statistics
-        stats.records += len(records)
-        for record, r, row in zip(records, resolved, rows):
+        stats.records += len(asked)
+        for record, r, row in asked:
             us = row[0] / 1e3
             for table, key in ((stats.by_family, r.family.lower()), (stats.by_source, SOURCE_NAMES[row[4]])):
                 entry = table.setdefault(key, [0.0, 0.0, 0.0, 0.0])

@@ -116,19 +116,12 @@ class PredictorService:
                 if body is None:
                     return
                 connection.sendall(self.answer(count, body))
-                if count != WIRE_MODEL and not _asks_again(connection):
-                    self._look_ahead(count, body)
         except (WireError, OSError):
             return  # the peer sees its connection closed, which the preload library reports as a lost predictor
         finally:
             with self._open_lock:
                 self._open.discard(connection)
             connection.close()
-
-    def _look_ahead(self, count: int, body: bytes) -> None:
-        # Nobody asked for these: should one of them fail, then whoever asks for it hears of it.
-        with contextlib.suppress(Exception):
-            self.pricer.look_ahead(unpack_records(body, count))
 
     def answer(self, count: int, body: bytes) -> bytes:
         """The reply to one request. Raises WireError if the body does not follow the format."""
@@ -142,15 +135,6 @@ class PredictorService:
         records = unpack_records(body, count)
         self.pricer.statistics.requests += 1
         return pack_predictions(self.pricer.price(records))
-
-
-def _asks_again(connection: socket.socket) -> bool:
-    """Whether there is something to read: the next question, or the peer's end."""
-    try:
-        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _receive(connection: socket.socket, nbytes: int) -> bytes | None:

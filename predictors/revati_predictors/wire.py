@@ -95,7 +95,7 @@ class WireError(ValueError):
 
 @dataclass(slots=True)
 class OpRecord:
-    """One struct rvt_op with its sequences [(q_len, kv_len), ...] and name."""
+    """One struct rvt_op with its sequences [(q_len, kv_len), ...] and name; `ahead`: nobody has launched it yet."""
 
     kind: int
     dtype: int = 0
@@ -107,6 +107,7 @@ class OpRecord:
     name: str = ""
     p: tuple[int, ...] = ()
     seqs: tuple[tuple[int, int], ...] = field(default_factory=tuple)
+    ahead: bool = False
 
     def key(self) -> tuple[Any, ...]:
         """Equal keys get equal predictions."""
@@ -131,7 +132,7 @@ def pack_request(records: list[OpRecord]) -> bytes:
         name = r.name.encode()
         params = tuple(r.p) + (0,) * (OP_PARAMS - len(r.p))
         body += OP.pack(
-            r.kind, r.dtype, r.dtype_w, r.dtype_o, r.gpu, r.model, len(r.seqs), len(name), r.padded, 0, *params
+            r.kind, r.dtype, r.dtype_w, r.dtype_o, r.gpu, r.model, len(r.seqs), len(name), r.padded, r.ahead, *params
         )
         for seq in r.seqs:
             body += SEQ.pack(*seq)
@@ -166,6 +167,7 @@ def unpack_records(body: bytes, count: int) -> list[OpRecord]:
                     name,
                     head[10:],
                     tuple(zip(flat[::2], flat[1::2])),
+                    bool(head[9]),
                 )
             )
     except struct.error as error:

@@ -60,14 +60,21 @@ def test_the_api_servers_time_has_passed_before_its_work_goes_on(revati: Call, t
 def test_what_a_batch_asks_and_what_no_table_covers(revati: Call, tmp_path: Path) -> None:
     program, report = build("batches", tmp_path), tmp_path / "report.json"
     options = ("--quiet", "--gpu", "h100-sxm", "--policy", "free", "--predictor", "roofline", "--report", str(report))
-    done = revati("run", *options, "--", str(program))
-    assert (done.returncode, done.stdout.strip()) == (0, "passed"), done.stdout + done.stderr
-    said = json.loads(report.read_text())
-    # Sampling asks by the number of sequences (2), attention by their lengths (3), the rest once.
-    assert said["use"]["memo_misses"] == 2 + 3 + 1
-    uncovered = {row["operator"]: row["us"] for row in said["predictor_service"]["uncovered"]}
+    said = []
+    for order in ((), ("backwards",)):
+        done = revati("run", *options, "--", str(program), *order)
+        assert (done.returncode, done.stdout.strip()) == (0, "passed"), done.stdout + done.stderr
+        said.append(json.loads(report.read_text()))
+    forwards, backwards = said
+    # Sampling asks by the number of sequences (2), attention by their lengths, the rest once. From the second step on
+    # attention asks for four steps ahead: the first, second and seventh step wait for it, and the first of three.
+    assert forwards["use"]["memo_misses"] == 2 + 4 + 1
+    assert backwards["use"]["memo_misses"] == 2 + 10 + 1
+    assert forwards["predictor_service"]["records"] == 2 + 4 + 1
+    assert forwards["use"]["source_ns"] == backwards["use"]["source_ns"]
+    uncovered = {row["operator"]: row["us"] for row in forwards["predictor_service"]["uncovered"]}
     assert set(uncovered) == {"_gumbel_sample_kernel", "flash_fwd_kernel", "unknown"}
-    assert sum(uncovered.values()) == pytest.approx(sum(said["use"]["source_ns"].values()) / 1e3)
+    assert sum(uncovered.values()) == pytest.approx(sum(forwards["use"]["source_ns"].values()) / 1e3)
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
-import threading
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,33 +100,13 @@ def _decode(*keys: int) -> OpRecord:
     return OpRecord(KIND["KERNEL"], name="flash_fwd_kernel", seqs=tuple((1, kv) for kv in keys), p=(132,) + (1,) * 5)
 
 
-def test_looking_ahead_prices_the_next_step_and_changes_no_answer() -> None:
-    plain, ahead = (Pricer([RooflinePredictor(find_gpu("h100-sxm"))]) for _ in range(2))
-    ahead.price([_decode(100, 200)])
-    ahead.look_ahead([_decode(100, 200)])
-    priced = ahead.statistics.priced
-    assert ahead.price([_decode(101, 201)]) == plain.price([_decode(101, 201)])
-    assert ahead.statistics.priced == priced
-    ahead.price([_decode(103, 203)])
-    assert ahead.statistics.priced > priced
-
-
-def test_the_service_looks_ahead_between_questions(path: Path) -> None:
+def test_what_is_asked_ahead_has_the_same_answer_and_counts_in_no_statistics(path: Path) -> None:
     with PredictorService(RooflinePredictor(find_gpu("h100-sxm")), path) as service, _connect(path) as peer:
-        looked = threading.Event()
-        look_ahead = service.pricer.look_ahead
-
-        def failing(records: Sequence[OpRecord]) -> None:
-            look_ahead(records)
-            looked.set()
-            raise ArithmeticError("an operator that nobody asked for")
-
-        service.pricer.look_ahead = failing  # type: ignore[method-assign]
-        _ask(peer, [_decode(100, 200)])
-        assert looked.wait(10)
-        priced = service.pricer.statistics.priced
-        _ask(peer, [_decode(101, 201)])
-        assert service.pricer.statistics.priced == priced
+        ahead = [replace(_decode(100 + i, 200 + i), ahead=i > 0) for i in range(5)]
+        rows = _ask(peer, ahead)
+        assert service.statistics()["records"] == 1
+        assert [_ask(peer, [_decode(100 + i, 200 + i)])[0] for i in range(5)] == rows
+        assert service.statistics()["records"] == 6
 
 
 def test_rows_of_a_pack_do_not_depend_on_what_else_is_asked() -> None:
