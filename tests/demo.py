@@ -71,7 +71,10 @@ def assert_equal(result: dict[str, Any], reference: dict[str, Any]) -> None:
     """Per-request results of two traced runs; a difference is reported with where their clocks part."""
     if per_request(result) == per_request(reference):
         return
-    parted = difflib.unified_diff(_served(reference["folder"]), _served(result["folder"]), "reference", "run", n=3)
+    one, other = (_served(run["folder"]) for run in (reference, result))
+    same = next((i for i, lines in enumerate(zip(one, other)) if lines[0] != lines[1]), min(len(one), len(other)))
+    begin = max(0, same - 20)
+    parted = difflib.unified_diff(one[begin : same + 300], other[begin : same + 300], "reference", "run", n=3)
     pytest.fail("\n".join(["two equal runs differ:", *_figures(reference), *_figures(result), *list(parted)[:150]]))
 
 
@@ -91,7 +94,7 @@ def _served(folder: Path) -> list[str]:
     lines = (folder / "stderr.txt").read_text().splitlines()
     timed = [(re.match(r"revati: (\d+\.\d+) ", line), line) for line in lines]
     steps = [line for at, line in timed if at and float(at[1]) >= SETTLE_NS / 1e9]
-    return [re.sub(r" \(pid \d+ tid \d+\)|0x[0-9a-f]+", "", line) for line in steps[:400]]
+    return [re.sub(r"pid \d+|tid \d+|0x[0-9a-f]+", "", line) for line in steps]
 
 
 def per_request(result: dict[str, Any]) -> str:

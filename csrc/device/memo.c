@@ -82,7 +82,7 @@ static struct rvt_price constant_price(const struct rvt_op *op) {
 static struct rvt_price keep(const struct rvt_asked *asked, const struct rvt_prediction *p) {
   struct rvt_price price = {p->duration_ns, (uint16_t)(p->family % RVT_MAX_FAMILIES),
                             (uint16_t)(p->source % RVT_MAX_SOURCES), p->flags};
-  put(asked->item->key, &price);
+  if (!asked->ahead) put(asked->item->key, &price);
   if (p->flags & RVT_PRED_NEEDS_ANY) put(batch_key(asked->item->key, p->flags, asked->batch), &price);
   return price;
 }

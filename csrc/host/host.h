@@ -104,7 +104,7 @@ struct rvt_host {
   int softirq_count;
   int softnet_fd;
   uint64_t delivered; /* packets, as last seen in softnet_stat */
-  uint32_t spoilt;    /* looks in a row that saw another number */
+  uint32_t spoilt;    /* proofs in a row that failed because packets were delivered during every look */
   int64_t last_jump_real_ns, last_runnable_real_ns, idle_since_real_ns;
   int64_t backoff_ns;
   int64_t looked_real_ns; /* when a proof last asked the kernel about every thread */
@@ -161,6 +161,8 @@ enum rvt_packets {
 void rvt_packets_find(struct rvt_host *host);
 void rvt_packets_close(struct rvt_host *host);
 enum rvt_packets rvt_packets_look(struct rvt_host *host);
+/* After the last look of a proof: whether packets that were delivered meanwhile must be taken for somebody else's. */
+bool rvt_packets_strangers(struct rvt_host *host, enum rvt_packets packets);
 
 /* init.c: the process above the tree. */
 int rvt_init_start(struct rvt_host *host);

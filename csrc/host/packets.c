@@ -12,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define RVT_STRANGERS_MOST 3 /* looks in a row that packets of strangers may spoil, where they cannot be told apart */
+#define RVT_SPOILT_MOST \
+  16 /* proofs in a row that only fail because ksoftirqd ran: a machine full of strangers' packets */
 
 /* Its wchan is as good as its state and half as dear, where it may be read. */
 static bool reads_as_asleep(int wchan_fd) {
@@ -83,13 +84,16 @@ static bool ran(struct rvt_softirq *softirq) {
 }
 
 /* Where kernel threads are hidden (a container): field 1, hexadecimal, of every CPU's line counts the packets that were
- * delivered, field 12 those that wait. They are the whole machine's,
- * and a packet that is just being delivered is in neither: this makes a hole in a proof unlikely, not impossible. */
+ * delivered, field 12 those that wait. They are the whole machine's, and a packet that is just being delivered is in
+ * neither: this makes a hole in a proof unlikely, not impossible. */
 static enum rvt_packets by_queues(struct rvt_host *host) {
-  char text[32768];
-  ssize_t n = pread(host->softnet_fd, text, sizeof(text) - 1, 0);
-  if (n <= 0) return RVT_PACKETS_NONE;
-  text[n] = 0;
+  static char text[1 << 18]; /* some 135 bytes a CPU; a read gives a page */
+  size_t filled = 0;
+  for (ssize_t n; filled < sizeof(text) - 1; filled += (size_t)n) {
+    n = pread(host->softnet_fd, text + filled, sizeof(text) - 1 - filled, (off_t)filled);
+    if (n <= 0) break;
+  }
+  text[filled] = 0;
   uint64_t delivered = 0, waiting = 0;
   for (char *line = text; *line;) {
     char *at = line;
@@ -99,18 +103,25 @@ static enum rvt_packets by_queues(struct rvt_host *host) {
     line += strcspn(line, "\n");
     line += *line == '\n';
   }
-  host->spoilt = delivered == host->delivered ? 0 : host->spoilt + 1;
+  bool moved = delivered != host->delivered;
   host->delivered = delivered;
-  if (waiting) return RVT_PACKETS_WAIT;
-  return host->spoilt && host->spoilt <= RVT_STRANGERS_MOST ? RVT_PACKETS_MOVED : RVT_PACKETS_NONE;
+  return waiting ? RVT_PACKETS_WAIT : moved ? RVT_PACKETS_MOVED : RVT_PACKETS_NONE;
 }
 
 enum rvt_packets rvt_packets_look(struct rvt_host *host) {
   if (!host->softirq_count) return host->softnet_fd >= 0 ? by_queues(host) : RVT_PACKETS_NONE;
   bool moved = false;
   for (int i = 0; i < host->softirq_count; i++) {
-    if (awake(&host->softirq[i])) return RVT_PACKETS_WAIT;
-    moved |= ran(&host->softirq[i]);
+    struct rvt_softirq *softirq = &host->softirq[i];
+    if (awake(softirq)) return RVT_PACKETS_WAIT;
+    if (!ran(softirq)) continue;
+    if (awake(softirq)) return RVT_PACKETS_WAIT; /* it began between the two questions */
+    moved = true;
   }
   return moved ? RVT_PACKETS_MOVED : RVT_PACKETS_NONE;
+}
+
+bool rvt_packets_strangers(struct rvt_host *host, enum rvt_packets packets) {
+  host->spoilt = packets == RVT_PACKETS_MOVED ? host->spoilt + 1 : 0;
+  return host->spoilt && (!host->softirq_count || host->spoilt > RVT_SPOILT_MOST);
 }

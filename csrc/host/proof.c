@@ -280,6 +280,7 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
     if ((verdict = pass(host, &first, &culprit)) != RVT_KERNEL_BLOCKED) return aborted(host, culprit, verdict);
     packets = rvt_packets_look(host);
   }
+  if (rvt_packets_strangers(host, packets)) packets = RVT_PACKETS_NONE;
   if ((host->packets = packets != RVT_PACKETS_NONE)) {
     host->aborts++;
     host->last_runnable_real_ns = rvt_real_ns();

@@ -17,6 +17,7 @@ __all__ = ["errors", "fit", "quantiles", "sample", "split_hash", "stretch_by_gro
 Floats = NDArray[np.float64]
 COVERAGE = 0.812  # aim of the 80 % interval on held-out rows, between the 75 and 88 % that are promised
 _QUANTILE_ROWS = 15000  # more rows change these models little and cost minutes
+_FEW = 20  # held-out rows below which they say nothing
 _NARROWEST = 0.002  # log width below which a quantile model is not believed
 
 
@@ -90,7 +91,7 @@ def quantiles(models: Sequence[Model], x: Floats) -> tuple[Floats, Floats, Float
 
 def stretch_of(error: Floats, low: Floats, high: Floats) -> tuple[float, float]:
     """(factor, addend) that make [m - low, m + high] hold COVERAGE of held-out errors (truth - median)."""
-    if len(error) < 20:
+    if len(error) < _FEW:
         return 1.5, 0.01
     level = min(1.0, COVERAGE * (len(error) + 1) / len(error))  # split conformal: one more row is to come
     need = np.maximum(error / high, -error / low)
@@ -109,18 +110,20 @@ def stretch_by_group(error: Floats, low: Floats, high: Floats, group: NDArray[np
     one. By how much is seen by leaving out each in turn; the coverage counts each with what the others say of that.
     """
     need = np.empty(len(error))
+    known = np.zeros(len(error), bool)  # whose others are enough to learn from
     groups = np.unique(group)
     for g in groups:
         here = group == g
         factor, extra = stretch_of(error[~here], low[~here], high[~here])
         above, below = error[here] / (high[here] * factor + extra), -error[here] / (low[here] * factor + extra)
         need[here] = np.maximum(above, below)
+        known[here] = np.count_nonzero(~here) >= _FEW
     inside = np.zeros(len(error), bool)
     for g in groups:
         here = group == g
-        inside[here] = need[here] <= _widening(need[~here])
+        inside[here] = need[here] <= _widening(need[known & ~here])
     factor, extra = stretch_of(error, low, high)
-    wider = _widening(need)
+    wider = _widening(need[known])
     return factor * wider, extra * wider, float(inside.mean())
 
 

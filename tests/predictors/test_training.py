@@ -52,6 +52,13 @@ def test_intervals_hold_for_a_region_that_is_unlike_the_others() -> None:
     assert np.mean(promised) == pytest.approx(np.mean(regions), abs=0.07)
 
 
+def test_one_region_says_nothing_of_others() -> None:
+    error, widths = np.full(500, 0.2), np.full(500, 0.01)
+    for few in (0, 10):
+        group = np.repeat([0, 1], [500 - few, few])
+        assert stretch_by_group(error, widths, widths, group)[:2] == stretch_of(error, widths, widths)
+
+
 def test_few_rows_get_a_wide_interval() -> None:
     assert stretch_of(np.zeros(5), np.ones(5), np.ones(5)) == (1.5, 0.01)
 
