@@ -1,7 +1,6 @@
 /* Reading the kernel's opinion about threads from /proc. */
 #include "host.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
