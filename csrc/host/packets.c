@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define RVT_SPOILT_MOST \
-  16 /* proofs in a row that only fail because ksoftirqd ran: a machine full of strangers' packets */
+/* Proofs in a row that fail only because ksoftirqd ran: a machine full of strangers' packets. */
+#define RVT_SPOILT_MOST 16
 
 /* Its wchan is as good as its state and half as dear, where it may be read. */
 static bool reads_as_asleep(int wchan_fd) {

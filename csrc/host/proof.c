@@ -148,7 +148,7 @@ static void note_abort(struct rvt_host *host, int index, uint64_t owner, enum rv
 }
 
 /* What ends waits of kind COUNTED: a kick (the first look sees it), a signal from within the run, a wake of the object.
- * Whoever does one of these counts it first, and is itself seen running until it is done. A signal from outside the
+ * Whoever does one of these counts it before and after, and is itself seen running meanwhile. A signal from outside the
  * run, and a kill, are noticed by the next look at all. */
 static uint32_t wakes_of(struct rvt_host *host, const struct rvt_slot *slot) {
   return rvt_load(&host->page->wakes[rvt_wake_index(slot->pid, slot->what)]);

@@ -27,7 +27,7 @@ class Statistics:
 
     requests: int = 0
     records: int = 0
-    priced: int = 0  # operators that a question had to wait for; not in as_dict, since it depends on real time
+    priced: int = 0  # operators that the predictors were asked for; not in as_dict: a memo's affair
     unmapped: dict[str, int] = field(default_factory=dict)
     by_family: dict[str, list[float]] = field(default_factory=dict)  # asked, microseconds, low and high microseconds
     by_source: dict[str, list[float]] = field(default_factory=dict)
