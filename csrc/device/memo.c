@@ -89,24 +89,40 @@ static struct rvt_price keep(const struct rvt_asked *asked, const struct rvt_pre
 
 #define BATCH_MISSES 512u
 #define STEPS_AHEAD 4u
+#define STEPS_AHEAD_MOST 16u
 #define SEQS_AHEAD 1024u
 
-/* While nothing but decodes runs, each step asks the same with one key more in every sequence: what the next steps
- * will ask goes with this question. Appends to the `n` asked; returns their new number. */
+/* A batch of decodes some steps later: as many keys more in every sequence. */
+static struct rvt_batch later(const struct rvt_batch *batch, uint32_t steps, struct rvt_seq *seqs) {
+  struct rvt_batch then = *batch;
+  for (uint32_t i = 0; i < batch->nseq; i++) seqs[i] = (struct rvt_seq){1, batch->seqs[i].kv_len + steps};
+  then.seqs = seqs;
+  then.hash = rvt_batch_hash(seqs, batch->nseq, batch->padded);
+  return then;
+}
+
+/* While nothing but decodes runs, each step asks the same as the one before, of a later batch: what the next steps will
+ * ask goes with this question, and twice as much of it where all that went with the last one was of use. Appends to the
+ * `n` asked; returns their new number. */
 static uint32_t ask_ahead(struct rvt_asked *asked, uint32_t n, const struct rvt_batch *batch) {
-  static struct rvt_seq seqs[STEPS_AHEAD][SEQS_AHEAD];
-  static struct rvt_batch later[STEPS_AHEAD];
+  static struct rvt_seq seqs[STEPS_AHEAD_MOST + 1][SEQS_AHEAD];
+  static struct rvt_batch batches[STEPS_AHEAD_MOST];
+  static uint64_t last, expected; /* the batch of the last question, and the one after all that went with it */
+  static uint32_t steps;
+  bool wanted = false;
+  for (uint32_t i = 0; i < n; i++) wanted |= asked[i].item->price.flags & RVT_PRED_NEEDS_BATCH;
+  if (!wanted || batch->nseq == 0 || batch->tokens != batch->nseq || batch->nseq > SEQS_AHEAD) return n;
+  if (batch->hash == expected) steps = steps < STEPS_AHEAD_MOST ? steps * 2 : steps;
+  else if (batch->hash != last) steps = STEPS_AHEAD;
   uint32_t count = n;
-  if (batch->nseq == 0 || batch->tokens != batch->nseq || batch->nseq > SEQS_AHEAD) return n;
-  for (uint32_t step = 0; step < STEPS_AHEAD; step++) {
-    for (uint32_t i = 0; i < batch->nseq; i++) seqs[step][i] = (struct rvt_seq){1, batch->seqs[i].kv_len + step + 1};
-    later[step] = *batch;
-    later[step].seqs = seqs[step];
-    later[step].hash = rvt_batch_hash(seqs[step], batch->nseq, batch->padded);
+  for (uint32_t step = 0; step < steps; step++) {
+    batches[step] = later(batch, step + 1, seqs[step]);
     for (uint32_t i = 0; i < n && count < BATCH_MISSES; i++)
       if (asked[i].item->price.flags & RVT_PRED_NEEDS_BATCH)
-        asked[count++] = (struct rvt_asked){asked[i].item, &later[step], true};
+        asked[count++] = (struct rvt_asked){asked[i].item, &batches[step], true};
   }
+  last = batch->hash;
+  expected = later(batch, steps + 1, seqs[steps]).hash;
   return count;
 }
 

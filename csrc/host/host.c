@@ -465,6 +465,12 @@ static void wait_for_change(struct rvt_host *host, uint32_t futex) {
   rvt_host_sleep(host, futex, host->backoff_ns);
 }
 
+/* Who runs pokes us when it blocks: to look earlier is of no use. Where nobody does, the next look is a proof. */
+static void wait_for_runners(struct rvt_host *host, uint32_t futex) {
+  rvt_host_sleep(host, futex, RVT_BACKOFF_MOST_NS);
+  host->backoff_ns = something_runs(host) ? RVT_BACKOFF_MOST_NS : 0;
+}
+
 static void notice_leavers(struct rvt_host *host) {
   uint32_t leavers = rvt_load(&host->page->leavers);
   host->ending |= leavers != host->leavers;
@@ -515,8 +521,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
     }
     notice_leavers(host);
     if (something_runs(host) && !host->ending && host->backoff_ns < RVT_BACKOFF_MOST_NS) {
-      wait_for_change(host, futex);
-      if (!something_runs(host)) host->backoff_ns = 0;
+      wait_for_runners(host, futex);
       continue;
     }
     int count;

@@ -84,7 +84,7 @@ class Pricer:
         self._of_model: dict[tuple[int, int], Predictor] = {}
         self._announced: dict[str, int] = {}
         self._memo: dict[tuple[tuple[int, int], Operator], Estimate] = {}
-        self._products: dict[tuple[int, int], dict[Gemm, None]] = {}  # with m = 0
+        self._products: dict[tuple[int, int], dict[Gemm, int]] = {}  # with m = 0: rows when first asked for
         self._lock = threading.Lock()
         self.statistics = Statistics()
 
@@ -151,13 +151,17 @@ class Pricer:
         return sum(map(len, wanted.values()))
 
     def _products_beside(self, where: tuple[int, int], op: Operator) -> list[Operator]:
-        """The model's other products with as many rows: a step asks for them next, and together they cost as one."""
+        """Products that had as many rows before: a step asks for them next, and together they cost as one.
+
+        Not the rest: a prompt's logits have one row a sequence, its layers one a token.
+        """
         if not isinstance(op, Gemm) or op.batch > 1:
             return []
-        layers = self._products.setdefault(where, {})
-        if len(layers) < _LAYERS_KEPT:
-            layers[replace(op, m=0)] = None
-        beside = [replace(layer, m=op.m) for layer in layers]
+        products, this = self._products.setdefault(where, {}), replace(op, m=0)
+        if len(products) < _LAYERS_KEPT:
+            products.setdefault(this, op.m)
+        rows = products.get(this)
+        beside = [replace(other, m=op.m) for other, first in products.items() if first == rows]
         return [other for other in beside if (where, other) not in self._memo]
 
     def _row(self, record: OpRecord, r: Resolved) -> Row:

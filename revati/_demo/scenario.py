@@ -132,6 +132,7 @@ class _Play:
             **result,
             "startup_s": {"until_ready": round(ready_s, 3), **{k: round(v, 3) for k, v in self._view.phase_s.items()}},
             "kv_cache": self._progress.kv_cache,
+            "launches": sum(after.launches.values()) - sum(before.launches.values()),
             "gpu_time_source": {name: ns for name, ns in source_ns.items() if ns},
             "prediction": {**predicted, "intervals": intervals(result, predicted["interval"], busy_ratio)},
         }

@@ -67,10 +67,11 @@ def test_what_a_batch_asks_and_what_no_table_covers(revati: Call, tmp_path: Path
         said.append(json.loads(report.read_text()))
     forwards, backwards = said
     # Sampling asks by the number of sequences (2), attention by their lengths, the rest once. From the second step on
-    # attention asks for four steps ahead: the first, second and seventh step wait for it, and the first of three.
-    assert forwards["use"]["memo_misses"] == 2 + 4 + 1
-    assert backwards["use"]["memo_misses"] == 2 + 10 + 1
-    assert forwards["predictor_service"]["records"] == 2 + 4 + 1
+    # attention asks for four steps ahead, then for eight and sixteen: the first, second, seventh and sixteenth step
+    # wait for it, and the first of three sequences.
+    assert forwards["use"]["memo_misses"] == 2 + 5 + 1
+    assert backwards["use"]["memo_misses"] == 2 + 22 + 1
+    assert forwards["predictor_service"]["records"] == 2 + 5 + 1
     assert forwards["use"]["source_ns"] == backwards["use"]["source_ns"]
     uncovered = {row["operator"]: row["us"] for row in forwards["predictor_service"]["uncovered"]}
     assert set(uncovered) == {"_gumbel_sample_kernel", "flash_fwd_kernel", "unknown"}

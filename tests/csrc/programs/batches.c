@@ -1,6 +1,9 @@
-/* Kernels of ten batches, every kernel twice in each: two sequences for eight steps, then three for two. With an argument
+/* Kernels of 22 batches, every kernel twice in each: two sequences for 20 steps, then three for two. With an argument
  * in the opposite order, in which no batch follows from the one before. */
 #include "device.h"
+
+#define STEPS 22u
+#define LONGER 20u
 
 struct seq {
   uint32_t q_len, kv_len;
@@ -15,10 +18,10 @@ int main(int count, char **arguments) {
   CHECK(revati_observe_model("{\"framework\": \"vllm\", \"version\": \"0.25.1\", \"dtype\": \"bfloat16\", \"layers\": 32, "
                              "\"hidden\": 4096, \"intermediate\": 14336, \"vocab\": 128256, \"heads_q\": 32, "
                              "\"heads_kv\": 8, \"head_dim\": 128, \"tp\": 1}"));
-  for (uint32_t i = 0; i < 10; i++) {
-    uint32_t step = count > 1 ? 9 - i : i, grown = step < 8 ? step : step - 8;
+  for (uint32_t i = 0; i < STEPS; i++) {
+    uint32_t step = count > 1 ? STEPS - 1 - i : i, grown = step % LONGER;
     const struct seq batch[] = {{1, 100 + grown}, {1, 200 + grown}, {1, 300 + grown}};
-    OK(revati_observe_batch(batch, step < 8 ? 2 : 3, 0, NULL));
+    OK(revati_observe_batch(batch, step < LONGER ? 2 : 3, 0, NULL));
     for (int k = 0; k < 3; k++) launch(kernels[k], NULL), launch(kernels[k], NULL);
   }
   OK(cudaDeviceSynchronize());
