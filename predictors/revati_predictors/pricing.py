@@ -17,7 +17,7 @@ __all__ = ["Pricer", "Statistics"]
 
 Row = tuple[int, int, int, int, int, int]
 _MEMO_LIMIT = 200_000
-_LAYERS_KEPT = 8
+_PRODUCTS_KEPT = 8
 _KV_WRITE_SHARE = 0.3  # a KV write never takes more than this of its attention operator
 
 
@@ -158,7 +158,7 @@ class Pricer:
         if not isinstance(op, Gemm) or op.batch > 1:
             return []
         products, this = self._products.setdefault(where, {}), replace(op, m=0)
-        if len(products) < _LAYERS_KEPT:
+        if len(products) < _PRODUCTS_KEPT:
             products.setdefault(this, op.m)
         rows = products.get(this)
         beside = [replace(other, m=op.m) for other, first in products.items() if first == rows]

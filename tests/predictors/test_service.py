@@ -135,6 +135,12 @@ def test_products_of_one_step_are_priced_together() -> None:
     together, by_itself = (p.price([product(16, 4096)])[0] for p in (pricer, alone))
     assert together[:5] == by_itself[:5]  # the last field has the index of the operator
     assert pricer.statistics.priced == priced
+    # Logits: rows of their own from the first, so neither they nor the layers ask for one another.
+    pricer.price([product(2, 128256)])
+    pricer.price([product(3, 128256)])
+    assert pricer.statistics.priced == priced + 2
+    pricer.price([product(32, 4096)])
+    assert pricer.statistics.priced == priced + 4
 
 
 def test_operators_over_the_limit_share_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
