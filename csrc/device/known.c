@@ -2,7 +2,10 @@
  *
  * Writers (host copies, memsets, emulated kernels) store bytes here; a launch that may have written forgets
  * them. Single writes above 1 MiB and everything beyond the process's budget are dropped, i.e. become unknown.
- * Pages are never unmapped, so that the launch path may look at them without the lock.
+ *
+ * The lock keeps stores and reads apart. Forgetting is on the launch path and takes none: pages are never unmapped,
+ * bits change atomically, and who forgets a page clears `any` before the bits while who stores sets it after them, so
+ * that known bits never hide behind a cleared `any`.
  */
 #define _GNU_SOURCE
 #include <string.h>
@@ -50,34 +53,42 @@ static inline bool bit(const uint64_t *map, uint32_t i) {
   return __atomic_load_n(&map[i / 64], __ATOMIC_RELAXED) >> (i % 64) & 1;
 }
 
-static void set_bits(uint64_t *map, uint32_t from, uint32_t n, bool value) {
-  while (n) {
-    uint32_t at = from % 64, take = 64 - at < n ? 64 - at : n;
-    uint64_t mask = (take == 64 ? ~0ull : ((1ull << take) - 1)) << at;
-    if (value) map[from / 64] |= mask;
-    else map[from / 64] &= ~mask;
-    from += take;
-    n -= take;
+/* The next word of the range of `n` bits from `from`, as a mask; moves on behind it. */
+static inline uint64_t next_word(uint32_t *from, uint32_t *n, uint32_t *word) {
+  uint32_t at = *from % 64, take = 64 - at < *n ? 64 - at : *n;
+  *word = *from / 64;
+  *from += take;
+  *n -= take;
+  return (take == 64 ? ~0ull : ((1ull << take) - 1)) << at;
+}
+
+static void set_bits(uint64_t *map, uint32_t from, uint32_t n) {
+  for (uint32_t word; n;) {
+    uint64_t mask = next_word(&from, &n, &word);
+    __atomic_fetch_or(&map[word], mask, __ATOMIC_RELAXED);
+  }
+}
+
+static void clear_bits(uint64_t *map, uint32_t from, uint32_t n) {
+  for (uint32_t word; n;) {
+    uint64_t mask = next_word(&from, &n, &word);
+    if (mask == ~0ull) __atomic_store_n(&map[word], 0, __ATOMIC_RELAXED);
+    else __atomic_fetch_and(&map[word], ~mask, __ATOMIC_RELAXED);
   }
 }
 
 static bool all_bits(const uint64_t *map, uint32_t from, uint32_t n) {
-  while (n) {
-    uint32_t at = from % 64, take = 64 - at < n ? 64 - at : n;
-    uint64_t mask = (take == 64 ? ~0ull : ((1ull << take) - 1)) << at;
-    if ((map[from / 64] & mask) != mask) return false;
-    from += take;
-    n -= take;
+  for (uint32_t word; n;) {
+    uint64_t mask = next_word(&from, &n, &word);
+    if ((__atomic_load_n(&map[word], __ATOMIC_RELAXED) & mask) != mask) return false;
   }
   return true;
 }
 
 static bool no_bits(const uint64_t *map, uint32_t from, uint32_t n) {
-  while (n) {
-    uint32_t at = from % 64, take = 64 - at < n ? 64 - at : n;
-    if (map[from / 64] & (take == 64 ? ~0ull : ((1ull << take) - 1)) << at) return false;
-    from += take;
-    n -= take;
+  for (uint32_t word; n;) {
+    uint64_t mask = next_word(&from, &n, &word);
+    if (__atomic_load_n(&map[word], __ATOMIC_RELAXED) & mask) return false;
   }
   return true;
 }
@@ -91,7 +102,8 @@ static bool no_bits(const uint64_t *map, uint32_t from, uint32_t n) {
 
 static inline bool may_know(const struct rvt_known_page *p) { return p && __atomic_load_n(&p->any, __ATOMIC_ACQUIRE); }
 
-static void forget_locked(uint64_t addr, uint64_t n) {
+/* Results of matrix products are large, and as a rule nothing of them is known: they cost a look at each page. */
+static void forget(uint64_t addr, uint64_t n) {
   uint64_t end = addr + n;
   while (addr < end) {
     uint64_t chunk_end = rvt_arena_base + ((addr - rvt_arena_base) / RVT_CHUNK_BYTES + 1) * RVT_CHUNK_BYTES;
@@ -104,39 +116,16 @@ static void forget_locked(uint64_t addr, uint64_t n) {
     FOR_PAGES(addr, len, done, at, take) {
       struct rvt_known_page *p = page_of(addr + done);
       if (!may_know(p)) continue;
-      if (take == RVT_PAGE_BYTES) {
-        memset(p->known, 0, sizeof p->known);
-        memset(p->start, 0, sizeof p->start);
-        __atomic_store_n(&p->any, false, __ATOMIC_RELEASE);
-      } else {
-        set_bits(p->known, (uint32_t)at, (uint32_t)take, false);
-        set_bits(p->start, (uint32_t)at, (uint32_t)take, false);
-      }
+      if (take == RVT_PAGE_BYTES) __atomic_store_n(&p->any, false, __ATOMIC_SEQ_CST);
+      clear_bits(p->known, (uint32_t)at, (uint32_t)take);
+      clear_bits(p->start, (uint32_t)at, (uint32_t)take);
     }
     addr = stop;
   }
 }
 
-/* Without the lock: whether a page of the range may have known bytes. Results of matrix products are large, and as a
- * rule nothing of them is known: they cost a look at each page and no lock. */
-static bool may_know_some(uint64_t addr, uint64_t n) {
-  uint64_t end = addr + n;
-  while (addr < end) {
-    uint64_t chunk_end = rvt_arena_base + ((addr - rvt_arena_base) / RVT_CHUNK_BYTES + 1) * RVT_CHUNK_BYTES;
-    uint64_t stop = chunk_end < end ? chunk_end : end;
-    if (chunk_known(addr))
-      for (uint64_t at = addr & ~(uint64_t)(RVT_PAGE_BYTES - 1); at < stop; at += RVT_PAGE_BYTES)
-        if (may_know(page_of(at))) return true;
-    addr = stop;
-  }
-  return false;
-}
-
 void rvt_mem_forget(uint64_t addr, size_t n) {
-  if (n == 0 || !rvt_is_device_address(addr) || RVT_LIKELY(!may_know_some(addr, n))) return;
-  pthread_mutex_lock(&lock);
-  forget_locked(addr, n);
-  pthread_mutex_unlock(&lock);
+  if (n && rvt_is_device_address(addr)) forget(addr, n);
 }
 
 bool rvt_known_any(uint64_t addr) {
@@ -146,19 +135,17 @@ bool rvt_known_any(uint64_t addr) {
 
 void rvt_mem_forget_at(uint64_t addr) {
   if (!rvt_is_device_address(addr) || RVT_LIKELY(!rvt_known_any(addr))) return;
-  pthread_mutex_lock(&lock);
   for (bool first = true;; first = false) {
     struct rvt_known_page *p = rvt_is_device_address(addr) ? page_of(addr) : NULL;
     uint32_t i = (uint32_t)(addr % RVT_PAGE_BYTES);
     if (!p) break;
     uint32_t from = i;
     while (i < RVT_PAGE_BYTES && bit(p->known, i) && ((first && i == from) || !bit(p->start, i))) i++;
-    set_bits(p->known, from, i - from, false);
-    set_bits(p->start, from, i - from, false);
+    clear_bits(p->known, from, i - from);
+    clear_bits(p->start, from, i - from);
     if (i < RVT_PAGE_BYTES) break;
     addr += i - from;
   }
-  pthread_mutex_unlock(&lock);
 }
 
 static bool host_pointer(uint64_t addr) {
@@ -220,7 +207,7 @@ static bool store(uint64_t addr, const void *in, size_t n, bool host_write) {
   bool stored = true;
   pthread_mutex_lock(&lock);
   if (n > LARGEST_WRITE) {
-    forget_locked(addr, n);
+    forget(addr, n);
     stored = false;
   } else {
     FOR_PAGES(addr, n, done, at, take) {
@@ -230,18 +217,17 @@ static bool store(uint64_t addr, const void *in, size_t n, bool host_write) {
         continue;
       }
       memcpy(p->bytes + at, (const unsigned char *)in + done, take);
-      __atomic_store_n(&p->any, true, __ATOMIC_RELEASE);
-      set_bits(p->known, (uint32_t)at, (uint32_t)take, true);
+      set_bits(p->known, (uint32_t)at, (uint32_t)take);
       if (host_write) {
-        set_bits(p->start, (uint32_t)at, (uint32_t)take, false);
-        if (done == 0) set_bits(p->start, (uint32_t)at, 1, true);
+        clear_bits(p->start, (uint32_t)at, (uint32_t)take);
+        if (done == 0) set_bits(p->start, (uint32_t)at, 1);
       }
+      __atomic_store_n(&p->any, true, __ATOMIC_SEQ_CST);
     }
     /* The byte behind a host write starts something else, whatever wrote it. */
     uint64_t next = addr + n;
     struct rvt_known_page *p = host_write && rvt_is_device_address(next) ? page_of(next) : NULL;
-    if (p && bit(p->known, (uint32_t)(next % RVT_PAGE_BYTES)))
-      set_bits(p->start, (uint32_t)(next % RVT_PAGE_BYTES), 1, true);
+    if (p && bit(p->known, (uint32_t)(next % RVT_PAGE_BYTES))) set_bits(p->start, (uint32_t)(next % RVT_PAGE_BYTES), 1);
   }
   pthread_mutex_unlock(&lock);
   return stored;

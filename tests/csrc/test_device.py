@@ -50,6 +50,14 @@ def test_program(name: str, revati: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_threads_change_known_bytes_side_by_side(revati: Call, tmp_path: Path) -> None:
+    """In the order in which waits end: with turns, which come one at a time, nothing would happen at once."""
+    program = build("neighbours", tmp_path)
+    done = revati("run", "--quiet", "--gpu", "h100-sxm", "--policy", "free", "--order", "fired", "--", str(program))
+    assert (done.returncode, done.stdout.strip()) == (0, "passed"), done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_the_api_servers_time_has_passed_before_its_work_goes_on(revati: Call, tmp_path: Path) -> None:
     program = build("handover", tmp_path)
     done = revati("run", "--quiet", "--gpu", "h100-sxm", "--policy", "modelled", "--", str(program))
