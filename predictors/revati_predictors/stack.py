@@ -38,6 +38,12 @@ def _at(config: Ints, nodes: Sequence[Ints]) -> tuple[Ints, ...]:
 
 
 def _mean(values: Sequence[Floats]) -> Floats:
+    """The mean of what is known in each row, NaN where nothing is."""
+    if len(values) == 2:  # what a running emulation asks; a tenth of nanmean's time, and the same to the bit
+        lost = np.isnan(values)
+        first, second = np.where(lost, 0.0, values)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((first + second) / (2.0 - lost[0] - lost[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a row without any known neighbour: NaN, filled by the caller
         return np.asarray(np.nanmean(values, axis=0))

@@ -56,30 +56,39 @@ def _attention_physics(gpu: Gpu, columns: Columns, decode: bool) -> dict[str, Fl
         "splits": np.floor(gpu.sms / np.maximum(batch * hkv, 1.0)),
     }
     if not decode:
-        for tile in (64, 128, 192):
-            out.update(_schedule(gpu, f"{tile}", tile, q, seen, batch * hq))
-        out.update(_schedule(gpu, "packed", 128, q * hq / hkv, seen, batch * hkv))
+        out.update(_schedules(gpu, q, seen, batch, hq, hkv))
     return out
 
 
-def _schedule(gpu: Gpu, name: str, tile: int, rows: Floats, seen: Floats, copies: Floats) -> dict[str, Floats]:
-    """How causal query tiles of growing length fill the SMs, the longest first: `copies` tiles of each length."""
-    lengths = np.ceil(rows / tile)
+_SCHEDULES = ("64", "128", "192", "packed")
+_TILES = np.array([64.0, 128.0, 192.0, 128.0])[:, None]
+_TURNS = np.arange(12.0)[:, None, None]
+
+
+def _schedules(gpu: Gpu, q: Floats, seen: Floats, batch: Floats, hq: Floats, hkv: Floats) -> dict[str, Floats]:
+    """How causal query tiles of growing length fill the SMs, the longest first, for each kind of tile.
+
+    A packed tile holds the query heads of a KV head side by side.
+    """
+    plain = len(_SCHEDULES) - 1
+    rows = np.stack([*[q] * plain, q * hq / hkv])
+    copies = np.stack([*[batch * hq] * plain, batch * hkv])  # tiles of each length
+    lengths = np.ceil(rows / _TILES)
     full = lengths * copies
     limit = np.maximum(1.0, np.ceil(seen / np.maximum(rows, 1.0) * lengths))  # a window caps the length of a tile
-    makespan = np.zeros(len(rows))
-    for turn in range(12):
-        makespan += np.maximum(np.minimum(lengths - np.floor(turn * gpu.sms / copies), limit), 0.0)
+    turns = np.minimum(lengths - np.floor(_TURNS * gpu.sms / copies), limit)
+    makespan = np.maximum(turns, 0.0).sum(axis=0)  # whole numbers: exact in any order
     total = np.where(limit < lengths, copies * (lengths * limit), copies * lengths * (lengths + 1) / 2)
     waves = full / gpu.sms
     balanced = total / gpu.sms
-    return {
-        f"tiles_{name}": np.log2(full),
-        f"wave_loss_{name}": np.where(waves < 1, waves, np.ceil(waves) / waves),
-        f"imbalance_{name}": np.where(waves < 12, makespan / balanced, 1.0),
-        f"longest_{name}": np.minimum(lengths, limit) / balanced,
-        f"fill_{name}": rows / tile / lengths,
+    features = {
+        "tiles": np.log2(full),
+        "wave_loss": np.where(waves < 1, waves, np.ceil(waves) / waves),
+        "imbalance": np.where(waves < 12, makespan / balanced, 1.0),
+        "longest": np.minimum(lengths, limit) / balanced,
+        "fill": rows / _TILES / lengths,
     }
+    return {f"{name}_{kind}": values[i] for i, kind in enumerate(_SCHEDULES) for name, values in features.items()}
 
 
 def _attention_slots(key: Key, known: ConfigIndex) -> list[Slot | None]:
