@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from revati._awake import keep_awake
 from revati._catalogue import GpuSet, fill_device_page
 from revati._environment import run_environment
 from revati._errors import DeadlockError, HostError, RunError, UsageError
@@ -114,6 +115,7 @@ class Run:
             deadlock_ms=-1 if options.idle_is_legal else None,
             grace_ms=options.grace_ms,
             trace=options.trace,
+            keep_awake=keep_awake(os.environ),
         )
         gpus = options.gpus
         facts = RunFacts(

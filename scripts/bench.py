@@ -13,10 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from revati._awake import VARIABLE
 from revati._hostcheck import preload_library, recorder_library
 from revati._table import table
 from revati_predictors import PredictorService, load_predictor
@@ -152,19 +154,34 @@ def vllm_loads(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def predictors(folder: Path, pairs: int) -> list[dict[str, float]]:
-    """Packs in ratio to the roofline, in turn: 120 requests, 10 a second. Where kernels take less time there are more
-    steps in the same virtual time, so wall time is compared by launch, too."""
-    load = ("--requests", "120", "--rate", "10")
+LOAD_OF_PAIRS = ("--requests", "120", "--rate", "10")
+
+
+def predictors(folder: Path) -> dict[str, float]:
+    """The demo with packs in ratio to the roofline. Where kernels take less time there are more steps in the same
+    virtual time, so wall time is compared by launch, too."""
+    packs, roofline = (demo(folder / "demo", *LOAD_OF_PAIRS, "--predictor", kind) for kind in ("auto", "roofline"))
+    ratio = packs["wall_s"] / roofline["wall_s"]
+    by_launch = ratio * roofline["launches"] / packs["launches"]
+    return {"packs_s": packs["wall_s"], "roofline_s": roofline["wall_s"], "ratio": ratio, "ratio_by_launch": by_launch}
+
+
+def awake(folder: Path) -> dict[str, float]:
+    """The demo with CPUs kept awake between hand-overs (csrc/host/awake.c) in ratio to the demo without that."""
+    wall_s = []
+    for wanted in "10":
+        os.environ[VARIABLE] = wanted
+        wall_s.append(demo(folder / "demo", *LOAD_OF_PAIRS)["wall_s"])
+    return {"awake_s": wall_s[0], "asleep_s": wall_s[1], "ratio": wall_s[0] / wall_s[1]}
+
+
+def medians(pair: Callable[[Path], dict[str, float]], folder: Path, pairs: int) -> str:
+    """The medians of so many pairs of runs, each printed as it comes: only what ran in turn can be compared."""
     rows = []
     for _ in range(pairs):
-        packs, roofline = (demo(folder / "demo", *load, "--predictor", kind) for kind in ("auto", "roofline"))
-        row = {"packs_s": float(packs["wall_s"]), "roofline_s": float(roofline["wall_s"])}
-        row["ratio"] = row["packs_s"] / row["roofline_s"]
-        row["ratio_by_launch"] = row["ratio"] * roofline["launches"] / packs["launches"]
-        print(", ".join(f"{name} {value:.2f}" for name, value in row.items()), file=sys.stderr, flush=True)
-        rows.append(row)
-    return rows
+        rows.append(pair(folder))
+        print(", ".join(f"{name} {value:.2f}" for name, value in rows[-1].items()), file=sys.stderr, flush=True)
+    return ", ".join(f"{name} {statistics.median(row[name] for row in rows):.2f}" for name in rows[0])
 
 
 MODEL = {
@@ -307,23 +324,20 @@ def text(result: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--no-vllm", action="store_true", help="only calls and jumps")
-    parser.add_argument(
-        "--predictors",
-        type=int,
-        choices=range(1, 100),
-        metavar="PAIRS",
-        help="only the demo with model packs beside the roofline, in turn",
-    )
+    for name, what in (
+        ("--predictors", "only the demo with model packs beside the roofline, in turn"),
+        ("--awake", "only the demo with CPUs kept awake beside the one without, in turn"),
+    ):
+        parser.add_argument(name, type=int, choices=range(1, 100), metavar="PAIRS", help=what)
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="revati-bench-") as name:
         folder = Path(name)
-        if arguments.predictors is not None:
-            rows = predictors(folder, arguments.predictors)
-            medians = (f"{name} {statistics.median(row[name] for row in rows):.2f}" for name in rows[0])
-            print("medians:", ", ".join(medians))
-            return 0
+        for pair, count in ((predictors, arguments.predictors), (awake, arguments.awake)):
+            if count is not None:
+                print("medians:", medians(pair, folder, count))
+                return 0
         result: dict[str, Any] = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine()}
         result["calls_ns"] = calls(folder)
         result["predictor_s"] = predictor_s(folder)

@@ -62,6 +62,7 @@ class HostOptions:
     spin_polls: int | None = None
     spin_rounds: int | None = None
     trace: bool = False
+    keep_awake: bool = False
     idle_timers: str | None = None
 
 
@@ -162,6 +163,7 @@ class Host:
         raw.policy = POLICIES.index(options.policy)
         raw.order = ORDERS.index(options.order)
         raw.trace = int(options.trace)
+        raw.keep_awake = int(options.keep_awake)
         raw.preload = self._chars(options.preload)
         raw.idle_timers = _ffi.NULL if options.idle_timers is None else self._chars(options.idle_timers)
         for name in (

@@ -332,6 +332,7 @@ static void let_go(struct rvt_host *host, const struct rvt_view *views, const in
   uint32_t kick = step == RVT_STEP_FIRE ? RVT_KICK_FIRED : step == RVT_STEP_TURN ? RVT_KICK_TURN : RVT_KICK_ROUND;
   const char *name = step == RVT_STEP_FIRE ? "fires" : step == RVT_STEP_TURN ? "turn" : "round";
   host->backoff_ns = 0;
+  rvt_awake_handed_over(host);
   host->turns += step == RVT_STEP_TURN;
   rvt_store(&host->page->turn, host->page->turn + 1);
   for (int i = 0; i < picked; i++) {
@@ -480,6 +481,7 @@ static void notice_leavers(struct rvt_host *host) {
 /* The loop is over: everybody who waits for the run learns it, and what is left of the tree is killed. */
 static int finish(struct rvt_host *host, struct rvt_host_end *end) {
   rvt_readers_end(host);
+  rvt_awake_end(host);
   host->ended = end->reason;
   rvt_store(&host->page->failed, 1);
   __atomic_add_fetch(&host->actor_wake, 1, __ATOMIC_SEQ_CST);
@@ -500,6 +502,7 @@ int rvt_host_run(rvt_host *host, struct rvt_host_end *end) {
   int64_t main_ended_ns = 0, checked_ns = 0;
   host->last_jump_real_ns = host->last_runnable_real_ns = rvt_real_ns();
   rvt_readers_start(host);
+  rvt_awake_start(host);
   for (;;) {
     uint32_t futex = rvt_load(&host->page->coord_futex);
     int64_t real_ns = rvt_real_ns();

@@ -75,6 +75,17 @@ struct rvt_readers {
   uint32_t open, inside, stop;
 };
 
+#define RVT_AWAKE_MOST 16 /* CPUs */
+
+struct rvt_awake {
+  int count;
+  pthread_t threads[RVT_AWAKE_MOST];
+  int64_t until_ns;        /* real; spin until then */
+  int64_t last_ns;         /* the last hand-over */
+  uint32_t called, dozing; /* a futex, and who waits at it */
+  uint32_t stop;
+};
+
 struct rvt_host {
   struct rvt_host_options options;
   struct rvt_page *page;
@@ -100,6 +111,7 @@ struct rvt_host {
   uint32_t scan_count;
   struct rvt_seen seen[RVT_MAX_SLOTS];
   struct rvt_readers readers;
+  struct rvt_awake awake;
   struct rvt_softirq softirq[RVT_MAX_SOFTIRQ];
   int softirq_count;
   int softnet_fd;
@@ -189,6 +201,11 @@ enum rvt_proof rvt_prove(struct rvt_host *host, struct rvt_view *views, int *cou
 void rvt_fire(struct rvt_host *host, const struct rvt_view *view, uint32_t kick);
 
 enum rvt_kernel rvt_proof_look(struct rvt_host *host, int i); /* of host->seen; any thread */
+
+/* awake.c */
+void rvt_awake_start(struct rvt_host *host);
+void rvt_awake_end(struct rvt_host *host);
+void rvt_awake_handed_over(struct rvt_host *host);
 
 /* readers.c: asks about readers->batch[0..count). */
 void rvt_readers_start(struct rvt_host *host);

@@ -22,14 +22,14 @@ static void on_signal(int signo) {
 }
 
 static _Noreturn void usage(const char *why) {
-  fprintf(
-      stderr,
-      "rvt-run: %s\n"
-      "usage: rvt-run [--preload LIB] [--policy free|modelled|measured] [--charge PPM] [--concurrent|--turns] "
-      "[--trace]\n"
-      "               [--quiet] [--limit SECONDS] [--real-limit SECONDS] [--idle-ok] [--stretch N] [--kernel-us US]\n"
-      "               [--] CMD...\n",
-      why);
+  fprintf(stderr,
+          "rvt-run: %s\n"
+          "usage: rvt-run [--preload LIB] [--policy free|modelled|measured] [--charge PPM] [--concurrent|--turns] "
+          "[--trace]\n"
+          "               [--awake] [--quiet] [--limit SECONDS] [--real-limit SECONDS] [--idle-ok] [--stretch N] "
+          "[--kernel-us US]\n"
+          "               [--] CMD...\n",
+          why);
   exit(2);
 }
 
@@ -65,6 +65,7 @@ int main(int argc, char **argv) {
     if (!strcmp(name, "--concurrent")) options.order = RVT_ORDER_ANY;
     else if (!strcmp(name, "--turns")) options.order = RVT_ORDER_TURNS;
     else if (!strcmp(name, "--trace")) options.trace = 1;
+    else if (!strcmp(name, "--awake")) options.keep_awake = 1;
     else if (!strcmp(name, "--quiet")) quiet = 1;
     else if (!strcmp(name, "--idle-ok")) options.deadlock_ms = -1;
     else if (at + 1 >= argc) usage("an option lacks its value");

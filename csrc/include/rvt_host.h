@@ -28,6 +28,7 @@ struct rvt_host_options {
   uint32_t spin_polls;   /* 0 = 8 */
   uint32_t spin_rounds;  /* clean rounds of busy-pollers before a jump; 0 = 2 */
   uint32_t trace;        /* 1 = log every jump on stderr */
+  uint32_t keep_awake;   /* 1 = idle CPUs spin while hand-overs follow each other closely */
   const char *preload;   /* path of the preload library; required for rvt_host_spawn */
   const char *idle_timers; /* "library-substring:timeout_ms ..." ; NULL = the built-in list */
 };
