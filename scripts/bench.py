@@ -172,7 +172,7 @@ def awake(folder: Path) -> dict[str, float]:
     for wanted in "10":
         os.environ[VARIABLE] = wanted
         wall_s.append(demo(folder / "demo", *LOAD_OF_PAIRS)["wall_s"])
-    return {"awake_s": wall_s[0], "asleep_s": wall_s[1], "ratio": wall_s[0] / wall_s[1]}
+    return {"awake_s": wall_s[0], "halted_s": wall_s[1], "ratio": wall_s[0] / wall_s[1]}
 
 
 def medians(pair: Callable[[Path], dict[str, float]], folder: Path, pairs: int) -> str:
