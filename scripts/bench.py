@@ -324,11 +324,12 @@ def text(result: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--no-vllm", action="store_true", help="only calls and jumps")
+    pairs = parser.add_mutually_exclusive_group()
     for name, what in (
         ("--predictors", "only the demo with model packs beside the roofline, in turn"),
         ("--awake", "only the demo with CPUs kept awake beside the one without, in turn"),
     ):
-        parser.add_argument(name, type=int, choices=range(1, 100), metavar="PAIRS", help=what)
+        pairs.add_argument(name, type=int, choices=range(1, 100), metavar="PAIRS", help=what)
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
 /* Keeps the CPUs awake while hand-overs follow each other closely.
  *
  * A hand-over wakes a thread, as a rule on a CPU that has nothing to do. Virtual machines halt such a CPU, and waking
- * it up again is the hypervisor's business: 20 to 30 us, several times in every step of a served engine, where a CPU
- * that runs takes 5 to 10. So a thread of SCHED_IDLE priority runs on every CPU meanwhile; it gives way to anything
- * else. Virtual time does not know of it. */
+ * it up again is the hypervisor's business, which takes 20 to 30 us (scripts/bench), several times in every step of a
+ * served engine. So a thread of SCHED_IDLE priority runs on every CPU meanwhile; it gives way to anything else. Virtual
+ * time does not know of it. */
 #include "host.h"
 
 #include <linux/futex.h>

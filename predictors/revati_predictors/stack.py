@@ -9,7 +9,6 @@ size features    a size between the nodes of the completed table (used at run ti
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,15 +37,11 @@ def _at(config: Ints, nodes: Sequence[Ints]) -> tuple[Ints, ...]:
 
 
 def _mean(values: Sequence[Floats]) -> Floats:
-    """The mean of what is known in each row, NaN where nothing is."""
-    if len(values) == 2:  # what a running emulation asks; a tenth of nanmean's time, and the same to the bit
-        lost = np.isnan(values)
-        first, second = np.where(lost, 0.0, values)
-        with np.errstate(invalid="ignore"):
-            return np.asarray((first + second) / (2.0 - lost[0] - lost[1]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a row without any known neighbour: NaN, filled by the caller
-        return np.asarray(np.nanmean(values, axis=0))
+    """The mean of what is known in each row; NaN, which the caller fills, where nothing is. As nanmean, but faster."""
+    lost = np.isnan(values)
+    total = np.where(lost, 0.0, values).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / (len(values) - lost.sum(axis=0)))
 
 
 def _first(values: Sequence[Floats]) -> Floats:
