@@ -64,8 +64,9 @@ def kill_tree() -> int:
 def supervise(body: Callable[[], int]) -> int:
     """Runs `body` in a forked coordinator process and returns its exit code.
 
-    Call it before any thread exists. Signals sent to the supervisor alone are passed on; a terminal's Ctrl-C reaches
-    both processes by itself.
+    Call it before any thread exists, and end with what it returns. Signals sent to the supervisor alone are passed on;
+    a terminal's Ctrl-C reaches both processes by itself. They stay blocked when it returns: an impatient second Ctrl-C
+    while the interpreter goes down would replace the exit code of an ordered end.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     handled = _FORWARDED | {signal.SIGCHLD}
@@ -96,7 +97,6 @@ def supervise(body: Callable[[], int]) -> int:
         remove_orphans(began_s)
     with contextlib.suppress(Exception):
         remove_directory(base_directory(make=False) / str(coordinator))
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         sys.stderr.write(
