@@ -158,12 +158,17 @@ LOAD_OF_PAIRS = ("--requests", "120", "--rate", "10")
 
 
 def predictors(folder: Path) -> dict[str, float]:
-    """The demo with packs in ratio to the roofline. Where kernels take less time there are more steps in the same
-    virtual time, so wall time is compared by launch, too."""
+    """The demo with packs in ratio to the roofline, and how much of either went by waiting for durations.
+
+    Where kernels take less time there are more steps in the same virtual time, so wall time is compared by launch, too.
+    """
     packs, roofline = (demo(folder / "demo", *LOAD_OF_PAIRS, "--predictor", kind) for kind in ("auto", "roofline"))
     ratio = packs["wall_s"] / roofline["wall_s"]
     by_launch = ratio * roofline["launches"] / packs["launches"]
-    return {"packs_s": packs["wall_s"], "roofline_s": roofline["wall_s"], "ratio": ratio, "ratio_by_launch": by_launch}
+    return {
+        "packs_s": packs["wall_s"], "roofline_s": roofline["wall_s"], "ratio": ratio, "ratio_by_launch": by_launch,
+        "packs_waiting_s": packs["predictor_s"], "roofline_waiting_s": roofline["predictor_s"],
+    }  # fmt: skip
 
 
 def awake(folder: Path) -> dict[str, float]:

@@ -7,7 +7,8 @@ own roofline, marked extrapolated), else it is the roofline (marked fallback).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _GROUPS = 8  # unequal sequences are predicted as at most this many lengths
 # batch are then the same as before. A row that was asked already costs a look-up, a new one up to a millisecond.
 _PAGE = 16
 _ROWS_KEPT = 200_000
+_PROMPT_AHEAD, _DECODES_AHEAD, _KEYS_AHEAD = 4096, 64, 2048  # what is more is rarer, and takes longer than its price
 
 
 class LearnedPredictor:
@@ -182,6 +184,15 @@ class LearnedPredictor:
             for i, estimate in zip(rows, estimates):
                 out[i] = estimate
         return [e if e is not None else self._roofline.predict([op])[0] for e, op in zip(out, operators)]
+
+    def to_come(self, op: Operator) -> Iterator[Operator]:
+        """A product with fewer rows, a prompt of any length, decodes of equal length: what batches are made of."""
+        if isinstance(op, Gemm) and op.batch == 1:
+            yield from (replace(op, m=rows) for rows in range(1, min(op.m, _PROMPT_AHEAD) + 1))
+        elif isinstance(op, Attention):
+            yield from (replace(op, seqs=((tokens, tokens),)) for tokens in range(2, _PROMPT_AHEAD + 1))
+            for count in range(1, _DECODES_AHEAD + 1):
+                yield from (replace(op, seqs=((1, keys),) * count) for keys in range(_PAGE, _KEYS_AHEAD + 1, _PAGE))
 
     def _ask(self, variant: str, columns: Columns, graph_timed: bool = True) -> list[Estimate]:
         us, low, high, source = self.rows(VARIANTS[variant], columns, self.framework, self.version, graph_timed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from revati_predictors.gpus import Gpu
@@ -41,6 +41,9 @@ class Predictor(Protocol):
     def predict(self, operators: Sequence[Operator]) -> list[Estimate]:
         """One estimate for each operator."""
 
+    def to_come(self, op: Operator) -> Iterator[Operator]:
+        """Operators like this one, of other sizes, that are worth a price before anybody asks."""
+
 
 class RooflinePredictor:
     """Physics only. Its interval is what a roofline deserves: a factor of two each way, less for plain copies."""
@@ -56,3 +59,8 @@ class RooflinePredictor:
             spread = 1.5 if isinstance(op, (Stream, Copy, GraphLaunch)) else 2.0
             out.append(Estimate(us, us / spread, us * spread, FALLBACK))
         return out
+
+    def to_come(self, op: Operator) -> Iterator[Operator]:
+        """None: they cost nothing."""
+        del op
+        return iter(())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from revati_predictors.ahead import ToCome, Where
 from revati_predictors.facts import NO_FACTS, ModelFacts
 from revati_predictors.mapping import Resolved, resolve
 from revati_predictors.operators import Gemm, Operator
@@ -27,7 +28,9 @@ class Statistics:
 
     requests: int = 0
     records: int = 0
-    priced: int = 0  # operators that the predictors were asked for; not in as_dict: a memo's affair
+    # Not in as_dict: a memo's and the host's affairs, other ones in every run.
+    priced: int = 0  # operators that the predictors were asked for
+    answering_s: float = 0.0  # wall time from a request to its reply
     unmapped: dict[str, int] = field(default_factory=dict)
     by_family: dict[str, list[float]] = field(default_factory=dict)  # asked, microseconds, low and high microseconds
     by_source: dict[str, list[float]] = field(default_factory=dict)
@@ -81,11 +84,13 @@ class Pricer:
         self._predictors = list(predictors)
         self._constant_ns = constant_ns
         self._models: list[ModelFacts] = [NO_FACTS]
-        self._of_model: dict[tuple[int, int], Predictor] = {}
+        self._of_model: dict[Where, Predictor] = {}
         self._announced: dict[str, int] = {}
-        self._memo: dict[tuple[tuple[int, int], Operator], Estimate] = {}
-        self._products: dict[tuple[int, int], dict[Gemm, int]] = {}  # with m = 0: rows when first asked for
+        self._memo: dict[tuple[Where, Operator], Estimate] = {}
+        self._products: dict[Where, dict[Gemm, int]] = {}  # with m = 0: rows when first asked for
         self._lock = threading.Lock()
+        self.to_come = ToCome()
+        self.asked = 0  # questions so far
         self.statistics = Statistics()
 
     def announce(self, facts: Mapping[str, Any]) -> int:
@@ -100,8 +105,19 @@ class Pricer:
 
     def price(self, records: Sequence[OpRecord]) -> list[Row]:
         """Rows (duration_ns, lo_ns, hi_ns, family, source, flags) in order."""
+        self.asked += 1
         with self._lock:
             return self._price(records)
+
+    def price_ahead(self) -> bool:
+        """Prices some operators that may be asked for later; whether there were any left."""
+        with self._lock:
+            found = self.to_come.take()
+            if found is None:
+                return False
+            where, ops = found
+            self._ask(where, [op for op in ops if (where, op) not in self._memo])
+            return True
 
     def _facts(self, record: OpRecord) -> ModelFacts:
         return self._models[record.model] if record.model < len(self._models) else NO_FACTS
@@ -117,11 +133,11 @@ class Pricer:
         self._count([asked for asked in zip(records, resolved, rows) if not asked[0].ahead])
         return rows
 
-    def _where(self, record: OpRecord) -> tuple[int, int]:
+    def _where(self, record: OpRecord) -> Where:
         """(GPU, model): what besides the operator decides its duration."""
         return min(record.gpu, len(self._predictors) - 1), record.model if record.model < len(self._models) else 0
 
-    def _predictor(self, where: tuple[int, int]) -> Predictor:
+    def _predictor(self, where: Where) -> Predictor:
         """The GPU's predictor for the framework that runs the model."""
         if where not in self._of_model:
             predictor, facts = self._predictors[where[0]], self._models[where[1]]
@@ -135,22 +151,25 @@ class Pricer:
         """Asks the predictors for what the memo lacks; how many operators that were."""
         if len(self._memo) > _MEMO_LIMIT:
             self._memo.clear()
-        wanted: dict[tuple[int, int], dict[Operator, None]] = {}
+        wanted: dict[Where, dict[Operator, None]] = {}
         for record, r in zip(records, resolved):
             where = self._where(record)
             needs = wanted.setdefault(where, {})
             for op in [op for op, _ in r.parts] + (r.whole or []) + ([r.kv_write] if r.kv_write else []):
                 if (where, op) not in self._memo:
                     needs[op] = None
+                    self.to_come.saw(where, op, self._predictor(where))
                     if len(records) == 1:  # a launch; a graph asks for everything at once
                         needs.update(dict.fromkeys(self._products_beside(where, op)))
         for where, needs in wanted.items():
-            ops = list(needs)
-            for op, estimate in zip(ops, self._predictor(where).predict(ops) if ops else ()):
-                self._memo[(where, op)] = estimate
+            self._ask(where, list(needs))
         return sum(map(len, wanted.values()))
 
-    def _products_beside(self, where: tuple[int, int], op: Operator) -> list[Operator]:
+    def _ask(self, where: Where, ops: Sequence[Operator]) -> None:
+        for op, estimate in zip(ops, self._predictor(where).predict(ops) if ops else ()):
+            self._memo[(where, op)] = estimate
+
+    def _products_beside(self, where: Where, op: Operator) -> list[Operator]:
         """Products that had as many rows before: a step asks for them next, and together they cost as one.
 
         Not the rest: a prompt's logits have one row a sequence, its layers one a token.

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from revati_predictors.ahead import Ahead
 from revati_predictors.predictor import Predictor
 from revati_predictors.pricing import Pricer
 from revati_predictors.wire import (
@@ -52,6 +53,7 @@ class PredictorService:
         self._delay_s = delay_s
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
+        self._ahead = Ahead(self.pricer)
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
 
@@ -64,6 +66,7 @@ class PredictorService:
         self._listener = listener
         self._thread = threading.Thread(target=self._accept, args=(listener,), name="revati-predictor", daemon=True)
         self._thread.start()
+        self._ahead.start()
         return self
 
     def stop(self) -> None:
@@ -80,6 +83,7 @@ class PredictorService:
                     connection.shutdown(socket.SHUT_RDWR)
         if self._thread is not None:
             self._thread.join(timeout=5)
+        self._ahead.stop()
         with contextlib.suppress(FileNotFoundError):
             self.socket_path.unlink()
 
@@ -125,6 +129,7 @@ class PredictorService:
 
     def answer(self, count: int, body: bytes) -> bytes:
         """The reply to one request. Raises WireError if the body does not follow the format."""
+        began_s = time.perf_counter()
         if self._delay_s:
             time.sleep(self._delay_s)
         if count == WIRE_MODEL:
@@ -133,8 +138,10 @@ class PredictorService:
             except (ValueError, AttributeError) as error:
                 raise WireError(f"malformed model facts: {error}") from error
         records = unpack_records(body, count)
+        reply = pack_predictions(self.pricer.price(records))
         self.pricer.statistics.requests += 1
-        return pack_predictions(self.pricer.price(records))
+        self.pricer.statistics.answering_s += time.perf_counter() - began_s
+        return reply
 
 
 def _receive(connection: socket.socket, nbytes: int) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -157,10 +158,12 @@ def test_constant_mode(path: Path) -> None:
 
 
 def test_delay(path: Path) -> None:
-    with PredictorService(RooflinePredictor(find_gpu("h100-sxm")), path, delay_s=0.25), _connect(path) as peer:
+    predictor = RooflinePredictor(find_gpu("h100-sxm"))
+    with PredictorService(predictor, path, delay_s=0.25) as service, _connect(path) as peer:
         start = time.monotonic()
         _ask(peer, [OpRecord(KIND["MEMSET"], p=(1024,))])
-        assert time.monotonic() - start >= 0.25
+        took = time.monotonic() - start
+        assert 0.25 <= service.pricer.statistics.answering_s <= took
 
 
 def test_two_gpus_and_a_restart(path: Path) -> None:
@@ -185,3 +188,40 @@ def test_malformed_request_closes_only_its_connection(path: Path, request_bytes:
         bad.sendall(request_bytes)
         assert bad.recv(1) == b""
         assert _ask(good, [OpRecord(KIND["MEMSET"], p=(1024,))])[0][0] > 0
+
+
+def test_what_is_to_come_is_priced_in_quiet_times(path: Path) -> None:
+    def product(m: int, n: int = 4096) -> OpRecord:
+        return OpRecord(KIND["GEMM"], dtype=3, p=(m, n, 4096, 1))
+
+    alone = Pricer([load_predictor("h100-sxm")])
+    with PredictorService(load_predictor("h100-sxm"), path) as service, _connect(path) as peer:
+        pricer = service.pricer
+        first = _ask(peer, [product(600)])
+        limit = time.monotonic() + 60
+        while pricer.to_come.more.is_set():
+            assert time.monotonic() < limit, "it does not come to an end"
+            time.sleep(0.01)
+        priced = pricer.statistics.priced
+        assert priced == 1  # what nobody asked for is not counted
+        assert _ask(peer, [product(77)]) == alone.price([product(77)]) != first
+        assert pricer.statistics.priced == priced
+        _ask(peer, [product(601)])  # more rows than the framework's largest batch
+        assert pricer.statistics.priced == priced + 1
+    assert "revati-predictor-ahead" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_what_is_to_come_is_priced_in_small_parts() -> None:
+    """A question that comes meanwhile waits for 32 operators at most."""
+    pricer = Pricer([load_predictor("h100-sxm")])
+    pricer.price([OpRecord(KIND["GEMM"], dtype=3, p=(4096, 4096, 4096, 1))])
+    assert pricer.price_ahead()
+    found = pricer.to_come.take()
+    assert found is not None
+    assert [op.m for op in found[1] if isinstance(op, Gemm)] == list(range(33, 65))
+
+
+def test_a_roofline_is_not_worth_pricing_ahead() -> None:
+    pricer = Pricer([load_predictor("h100-sxm", "roofline")])
+    pricer.price([OpRecord(KIND["GEMM"], dtype=3, p=(4096, 4096, 4096, 1))])
+    assert not pricer.price_ahead()

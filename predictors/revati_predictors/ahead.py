@@ -1,0 +1,85 @@
+"""What a framework will ask for, priced while nobody asks.
+
+A framework tells its products and its attention while it starts: a profile run with its largest batch, captured
+graphs. Later every prompt asks for all of them at its own length, and each such question holds the whole run up. A
+server spends a minute starting, on one core; that is time enough for every length. No answer depends on it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from revati_predictors.operators import Attention, Gemm, Operator
+from revati_predictors.predictor import Predictor
+
+if TYPE_CHECKING:
+    from revati_predictors.pricing import Pricer
+
+__all__ = ["Ahead", "ToCome", "Where"]
+
+Where = tuple[int, int]  # (GPU, model)
+_KINDS = 16  # of products and attentions: a model has fewer
+_AT_ONCE = 32  # operators; a question that comes meanwhile waits some milliseconds
+_QUIET_S = 0.05
+
+
+class ToCome:
+    """Operators like those that were asked, of other sizes: what the predictor says is worth it, each once."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[Where, tuple[object, ...]]] = set()
+        self._lines: list[tuple[Where, Iterator[Operator]]] = []
+        self.more = threading.Event()
+
+    def saw(self, where: Where, op: Operator, predictor: Predictor) -> None:
+        """The first operator of a kind says what is to come of it."""
+        if isinstance(op, Gemm):
+            kind: tuple[object, ...] = (op.n, op.k, op.dtype, op.batch, op.quantised_input)
+        elif isinstance(op, Attention):
+            kind = (op.heads_q, op.heads_kv, op.head_dim, op.q_dtype, op.kv_dtype, op.window)
+        else:
+            return
+        if (where, kind) in self._known or len(self._known) >= _KINDS:
+            return
+        self._known.add((where, kind))
+        self._lines.append((where, predictor.to_come(op)))
+        self.more.set()
+
+    def take(self) -> tuple[Where, list[Operator]] | None:
+        """The next ones, all for one predictor; None when there are none left."""
+        while self._lines:
+            where, line = self._lines[0]
+            some = list(islice(line, _AT_ONCE))
+            if some:
+                return where, some
+            self._lines.pop(0)
+        self.more.clear()
+        return None
+
+
+class Ahead(threading.Thread):
+    """Prices what is to come whenever no question came for a while."""
+
+    def __init__(self, pricer: Pricer) -> None:
+        super().__init__(name="revati-predictor-ahead", daemon=True)
+        self._pricer = pricer
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        asked = -1
+        while not self._ended.wait(_QUIET_S):
+            self._pricer.to_come.more.wait()
+            while asked == self._pricer.asked and not self._ended.is_set() and self._pricer.price_ahead():
+                pass
+            asked = self._pricer.asked
+
+    def stop(self) -> None:
+        """Returns when the thread has ended."""
+        self._ended.set()
+        self._pricer.to_come.more.set()
+        if self.is_alive():
+            self.join(timeout=5)
