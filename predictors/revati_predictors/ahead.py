@@ -8,11 +8,12 @@ server spends a minute starting, on one core; that is time enough for every leng
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from revati_predictors.operators import Attention, Gemm, Operator
+from revati_predictors.operators import Attention, Gemm, Mla, Moe, Operator
 from revati_predictors.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -21,30 +22,36 @@ if TYPE_CHECKING:
 __all__ = ["Ahead", "ToCome", "Where"]
 
 Where = tuple[int, int]  # (GPU, model)
-_KINDS = 16  # of products and attentions: a model has fewer
+_KINDS = 16  # a model has fewer
 _AT_ONCE = 32  # operators; a question that comes meanwhile waits some milliseconds
 _QUIET_S = 0.05
+
+# All but the sizes that change from batch to batch.
+_KIND: dict[type, Callable[[Operator], object]] = {
+    Gemm: attrgetter("n", "k", "dtype", "batch", "quantised_input"),
+    Moe: attrgetter("hidden", "inter", "topk", "experts", "tp", "ep", "dtype", "distribution"),
+    Attention: attrgetter("heads_q", "heads_kv", "head_dim", "q_dtype", "kv_dtype", "window"),
+    Mla: attrgetter("heads", "kv_dtype"),
+}
 
 
 class ToCome:
     """Operators like those that were asked, of other sizes: what the predictor says is worth it, each once."""
 
     def __init__(self) -> None:
-        self._known: set[tuple[Where, tuple[object, ...]]] = set()
+        self._known: set[object] = set()
         self._lines: list[tuple[Where, Iterator[Operator]]] = []
         self.more = threading.Event()
 
     def saw(self, where: Where, op: Operator, predictor: Predictor) -> None:
         """The first operator of a kind says what is to come of it."""
-        if isinstance(op, Gemm):
-            kind: tuple[object, ...] = (op.n, op.k, op.dtype, op.batch, op.quantised_input)
-        elif isinstance(op, Attention):
-            kind = (op.heads_q, op.heads_kv, op.head_dim, op.q_dtype, op.kv_dtype, op.window)
-        else:
+        kind_of = _KIND.get(type(op))
+        if kind_of is None:
             return
-        if (where, kind) in self._known or len(self._known) >= _KINDS:
+        kind = (where, type(op), kind_of(op))
+        if kind in self._known or len(self._known) >= _KINDS:
             return
-        self._known.add((where, kind))
+        self._known.add(kind)
         self._lines.append((where, predictor.to_come(op)))
         self.more.set()
 

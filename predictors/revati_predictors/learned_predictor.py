@@ -186,10 +186,12 @@ class LearnedPredictor:
         return [e if e is not None else self._roofline.predict([op])[0] for e, op in zip(out, operators)]
 
     def to_come(self, op: Operator) -> Iterator[Operator]:
-        """A product with fewer rows, a prompt of any length, decodes of equal length: what batches are made of."""
+        """A layer with fewer rows, a prompt of any length, decodes of equal length: what batches are made of."""
         if isinstance(op, Gemm) and op.batch == 1:
             yield from (replace(op, m=rows) for rows in range(1, min(op.m, _PROMPT_AHEAD) + 1))
-        elif isinstance(op, Attention):
+        elif isinstance(op, Moe):
+            yield from (replace(op, tokens=tokens) for tokens in range(1, min(op.tokens, _PROMPT_AHEAD) + 1))
+        elif isinstance(op, (Attention, Mla)):
             yield from (replace(op, seqs=((tokens, tokens),)) for tokens in range(2, _PROMPT_AHEAD + 1))
             for count in range(1, _DECODES_AHEAD + 1):
                 yield from (replace(op, seqs=((1, keys),) * count) for keys in range(_PAGE, _KEYS_AHEAD + 1, _PAGE))

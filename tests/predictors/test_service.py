@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from revati_predictors import PredictorService, RooflinePredictor, find_gpu, load_predictor
-from revati_predictors.operators import Attention, Gemm, Moe, Operator
+from revati_predictors.operators import Attention, Gemm, Mla, Moe, Operator, Stream
 from revati_predictors.pricing import Pricer, Statistics
 from revati_predictors.wire import (
     FAMILY,
@@ -219,6 +219,16 @@ def test_what_is_to_come_is_priced_in_small_parts() -> None:
     found = pricer.to_come.take()
     assert found is not None
     assert [op.m for op in found[1] if isinstance(op, Gemm)] == list(range(33, 65))
+
+
+def test_what_is_to_come_of_each_kind() -> None:
+    predictor = load_predictor("h100-sxm")
+    experts = list(predictor.to_come(Moe(100, 2048, 768, 8, 128)))
+    assert [op.tokens for op in experts if isinstance(op, Moe)] == list(range(1, 101))
+    latent = list(predictor.to_come(Mla(((1, 700), (1, 800)), 16)))
+    assert Mla(((33, 33),), 16) in latent and Mla(((1, 512),) * 7, 16) in latent
+    assert not list(predictor.to_come(Stream("norm", 4096.0, 1, 2048)))
+    assert all(estimate.us > 0 for estimate in predictor.predict(experts + latent[::100]))
 
 
 def test_a_roofline_is_not_worth_pricing_ahead() -> None:
