@@ -213,9 +213,9 @@ class Run:
         """What the predictor was asked; empty with constant durations."""
         return dict(self._service.statistics()) if self._service is not None else {}
 
-    def answering_s(self) -> float:
-        """Wall time that the program waited for the predictor's answers so far."""
-        return float(self._service.pricer.statistics.answering_s) if self._service is not None else 0.0
+    def predictor_wait_s(self) -> float:
+        """Wall time that the program waited for the predictor so far."""
+        return float(self._service.pricer.statistics.waited_s) if self._service is not None else 0.0
 
     def close(self) -> None:
         self.coordinator.close()

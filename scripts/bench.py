@@ -167,7 +167,7 @@ def predictors(folder: Path) -> dict[str, float]:
     by_launch = ratio * roofline["launches"] / packs["launches"]
     return {
         "packs_s": packs["wall_s"], "roofline_s": roofline["wall_s"], "ratio": ratio, "ratio_by_launch": by_launch,
-        "packs_waiting_s": packs["predictor_s"], "roofline_waiting_s": roofline["predictor_s"],
+        "packs_waiting_s": packs["predictor_wait_s"], "roofline_waiting_s": roofline["predictor_wait_s"],
     }  # fmt: skip
 
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["Ahead", "ToCome", "Where"]
 
 Where = tuple[int, int]  # (GPU, model)
-_KINDS = 16  # a model has fewer
+_MOST = 100_000  # operators in all: half of what the pricer keeps
 _AT_ONCE = 32  # operators; a question that comes meanwhile waits some milliseconds
 _QUIET_S = 0.05
 
 # All but the sizes that change from batch to batch.
 _KIND: dict[type, Callable[[Operator], object]] = {
-    Gemm: attrgetter("n", "k", "dtype", "batch", "quantised_input"),
+    Gemm: attrgetter("n", "k", "dtype", "quantised_input"),
     Moe: attrgetter("hidden", "inter", "topk", "experts", "tp", "ep", "dtype", "distribution"),
     Attention: attrgetter("heads_q", "heads_kv", "head_dim", "q_dtype", "kv_dtype", "window"),
     Mla: attrgetter("heads", "kv_dtype"),
@@ -41,30 +41,35 @@ class ToCome:
     def __init__(self) -> None:
         self._known: set[object] = set()
         self._lines: list[tuple[Where, Iterator[Operator]]] = []
+        self._taken = 0
         self.more = threading.Event()
 
     def saw(self, where: Where, op: Operator, predictor: Predictor) -> None:
         """The first operator of a kind says what is to come of it."""
         kind_of = _KIND.get(type(op))
-        if kind_of is None:
+        if kind_of is None or (isinstance(op, Gemm) and op.batch > 1):
             return
         kind = (where, type(op), kind_of(op))
-        if kind in self._known or len(self._known) >= _KINDS:
-            return
-        self._known.add(kind)
-        self._lines.append((where, predictor.to_come(op)))
-        self.more.set()
+        if kind not in self._known:
+            self._known.add(kind)
+            self._lines.append((where, predictor.to_come(op)))
+            self.more.set()
 
     def take(self) -> tuple[Where, list[Operator]] | None:
         """The next ones, all for one predictor; None when there are none left."""
         while self._lines:
             where, line = self._lines[0]
-            some = list(islice(line, _AT_ONCE))
+            some = list(islice(line, min(_AT_ONCE, _MOST - self._taken)))
+            self._taken += len(some)
             if some:
                 return where, some
-            self._lines.pop(0)
+            self.drop()
         self.more.clear()
         return None
+
+    def drop(self) -> None:
+        """Nothing more of the kind that was taken last."""
+        self._lines.pop(0)
 
 
 class Ahead(threading.Thread):

@@ -36,7 +36,8 @@ _GROUPS = 8  # unequal sequences are predicted as at most this many lengths
 # batch are then the same as before. A row that was asked already costs a look-up, a new one up to a millisecond.
 _PAGE = 16
 _ROWS_KEPT = 200_000
-_PROMPT_AHEAD, _DECODES_AHEAD, _KEYS_AHEAD = 4096, 64, 2048  # what is more is rarer, and takes longer than its price
+# What is priced before anybody asks: tokens of a batch, sequences that decode, keys of each.
+_TOKENS_AHEAD, _DECODES_AHEAD, _KEYS_AHEAD = 4096, 64, 2048
 
 
 class LearnedPredictor:
@@ -186,13 +187,13 @@ class LearnedPredictor:
         return [e if e is not None else self._roofline.predict([op])[0] for e, op in zip(out, operators)]
 
     def to_come(self, op: Operator) -> Iterator[Operator]:
-        """A layer with fewer rows, a prompt of any length, decodes of equal length: what batches are made of."""
+        """A layer with any number of rows, a prompt of any length, decodes of equal length: what batches are made of."""
         if isinstance(op, Gemm) and op.batch == 1:
-            yield from (replace(op, m=rows) for rows in range(1, min(op.m, _PROMPT_AHEAD) + 1))
+            yield from (replace(op, m=rows) for rows in range(1, _TOKENS_AHEAD + 1))
         elif isinstance(op, Moe):
-            yield from (replace(op, tokens=tokens) for tokens in range(1, min(op.tokens, _PROMPT_AHEAD) + 1))
+            yield from (replace(op, tokens=tokens) for tokens in range(1, _TOKENS_AHEAD + 1))
         elif isinstance(op, (Attention, Mla)):
-            yield from (replace(op, seqs=((tokens, tokens),)) for tokens in range(2, _PROMPT_AHEAD + 1))
+            yield from (replace(op, seqs=((tokens, tokens),)) for tokens in range(2, _TOKENS_AHEAD + 1))
             for count in range(1, _DECODES_AHEAD + 1):
                 yield from (replace(op, seqs=((1, keys),) * count) for keys in range(_PAGE, _KEYS_AHEAD + 1, _PAGE))
 
@@ -527,18 +528,18 @@ _MOE_DTYPES = {"": "bfloat16", "float16": "bfloat16", "mxfp4": "w4a16_mxfp4", "w
 
 
 def _moe(self: LearnedPredictor, ops: Sequence[Moe]) -> list[Estimate]:
-    columns: dict[str, NDArray[Any]] = {
-        "dtype": _text([_MOE_DTYPES.get(op.dtype, op.dtype) for op in ops]),
-        "distribution": _text([op.distribution for op in ops]),
-        "num_tokens": _float([op.tokens for op in ops]),
-        "hidden_size": _float([op.hidden for op in ops]),
-        "inter_size": _float([op.inter for op in ops]),
-        "topk": _float([max(1, op.topk) for op in ops]),
-        "num_experts": _float([op.experts for op in ops]),
-        "moe_tp_size": _float([op.tp for op in ops]),
-        "moe_ep_size": _float([op.ep for op in ops]),
+    columns: dict[str, list[Any]] = {
+        "dtype": [_MOE_DTYPES.get(op.dtype, op.dtype) for op in ops],
+        "distribution": [op.distribution for op in ops],
+        "num_tokens": [op.tokens for op in ops],
+        "hidden_size": [op.hidden for op in ops],
+        "inter_size": [op.inter for op in ops],
+        "topk": [max(1, op.topk) for op in ops],
+        "num_experts": [op.experts for op in ops],
+        "moe_tp_size": [op.tp for op in ops],
+        "moe_ep_size": [op.ep for op in ops],
     }
-    return self._ask("moe", columns)
+    return self._ask_once("moe", tuple(columns), list(zip(*columns.values())))
 
 
 def _collective(self: LearnedPredictor, ops: Sequence[Collective]) -> list[Estimate]:

@@ -30,7 +30,7 @@ class Statistics:
     records: int = 0
     # Not in as_dict: a memo's and the host's affairs, other ones in every run.
     priced: int = 0  # operators that the predictors were asked for
-    answering_s: float = 0.0  # wall time from a request to its reply
+    waited_s: float = 0.0  # wall time from a request to its reply
     unmapped: dict[str, int] = field(default_factory=dict)
     by_family: dict[str, list[float]] = field(default_factory=dict)  # asked, microseconds, low and high microseconds
     by_source: dict[str, list[float]] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Pricer:
         self._products: dict[Where, dict[Gemm, int]] = {}  # with m = 0: rows when first asked for
         self._lock = threading.Lock()
         self.to_come = ToCome()
-        self.asked = 0  # questions so far
+        self.asked = 0  # questions so far, counted when they begin to come
         self.statistics = Statistics()
 
     def announce(self, facts: Mapping[str, Any]) -> int:
@@ -105,7 +105,6 @@ class Pricer:
 
     def price(self, records: Sequence[OpRecord]) -> list[Row]:
         """Rows (duration_ns, lo_ns, hi_ns, family, source, flags) in order."""
-        self.asked += 1
         with self._lock:
             return self._price(records)
 
@@ -116,7 +115,10 @@ class Pricer:
             if found is None:
                 return False
             where, ops = found
-            self._ask(where, [op for op in ops if (where, op) not in self._memo])
+            try:
+                self._ask(where, [op for op in ops if (where, op) not in self._memo])
+            except Exception:  # a question that needs it raises again; one that nobody asks must not end the run
+                self.to_come.drop()
             return True
 
     def _facts(self, record: OpRecord) -> ModelFacts:

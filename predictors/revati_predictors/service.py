@@ -53,9 +53,9 @@ class PredictorService:
         self._delay_s = delay_s
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
-        self._ahead = Ahead(self.pricer)
+        self._ahead: Ahead | None = None
         self._open: set[socket.socket] = set()
-        self._open_lock = threading.Lock()
+        self._lock = threading.Lock()
 
     def start(self) -> PredictorService:
         """Listen. Raises OSError if the path is in use or too long for a unix socket (107 bytes)."""
@@ -66,6 +66,7 @@ class PredictorService:
         self._listener = listener
         self._thread = threading.Thread(target=self._accept, args=(listener,), name="revati-predictor", daemon=True)
         self._thread.start()
+        self._ahead = Ahead(self.pricer)
         self._ahead.start()
         return self
 
@@ -77,13 +78,14 @@ class PredictorService:
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        with self._open_lock:
+        with self._lock:
             for connection in self._open:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
         if self._thread is not None:
             self._thread.join(timeout=5)
-        self._ahead.stop()
+        if self._ahead is not None:
+            self._ahead.stop()
         with contextlib.suppress(FileNotFoundError):
             self.socket_path.unlink()
 
@@ -103,7 +105,7 @@ class PredictorService:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with self._open_lock:
+            with self._lock:
                 self._open.add(connection)
             threading.Thread(target=self._serve, args=(connection,), name="revati-predictor-conn", daemon=True).start()
 
@@ -113,6 +115,8 @@ class PredictorService:
                 head = _receive(connection, HEADER.size)
                 if head is None:
                     return
+                began_s = time.perf_counter()
+                self.pricer.asked += 1
                 count, nbytes = HEADER.unpack(head)
                 if nbytes > MAX_REQUEST_BYTES:
                     raise WireError(f"a request of {nbytes} bytes is over the limit of {MAX_REQUEST_BYTES}")
@@ -120,16 +124,17 @@ class PredictorService:
                 if body is None:
                     return
                 connection.sendall(self.answer(count, body))
+                with self._lock:
+                    self.pricer.statistics.waited_s += time.perf_counter() - began_s
         except (WireError, OSError):
             return  # the peer sees its connection closed, which the preload library reports as a lost predictor
         finally:
-            with self._open_lock:
+            with self._lock:
                 self._open.discard(connection)
             connection.close()
 
     def answer(self, count: int, body: bytes) -> bytes:
         """The reply to one request. Raises WireError if the body does not follow the format."""
-        began_s = time.perf_counter()
         if self._delay_s:
             time.sleep(self._delay_s)
         if count == WIRE_MODEL:
@@ -138,10 +143,8 @@ class PredictorService:
             except (ValueError, AttributeError) as error:
                 raise WireError(f"malformed model facts: {error}") from error
         records = unpack_records(body, count)
-        reply = pack_predictions(self.pricer.price(records))
         self.pricer.statistics.requests += 1
-        self.pricer.statistics.answering_s += time.perf_counter() - began_s
-        return reply
+        return pack_predictions(self.pricer.price(records))
 
 
 def _receive(connection: socket.socket, nbytes: int) -> bytes | None:

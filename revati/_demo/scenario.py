@@ -110,11 +110,11 @@ class _Play:
         self._until_ready(server_pid, server_log, began)
         ready_s = time.monotonic() - began
         self._settle(server_pid, server_log)
-        answering_s = self._run.answering_s()
+        waited_s = self._run.predictor_wait_s()
         client_pid = self._spawn(client, client_log)
         self._run.coordinator.host.resume()
         code, before = self._until_served(client_pid, client_log, server_pid, server_log)
-        after, answering_s = self._run.use(), self._run.answering_s() - answering_s
+        after, waited_s = self._run.use(), self._run.predictor_wait_s() - waited_s
         if code != 0 or not result_file.exists():
             raise RunError(f"the load generator ended with code {code}:\n{explain(client_log)}")
         self._end_server(server_pid)
@@ -133,7 +133,7 @@ class _Play:
             **result,
             "startup_s": {"until_ready": round(ready_s, 3), **{k: round(v, 3) for k, v in self._view.phase_s.items()}},
             "kv_cache": self._progress.kv_cache,
-            "predictor_s": round(answering_s, 3),
+            "predictor_wait_s": round(waited_s, 3),
             "launches": sum(after.launches.values()) - sum(before.launches.values()),
             "gpu_time_source": {name: ns for name, ns in source_ns.items() if ns},
             "prediction": {**predicted, "intervals": intervals(result, predicted["interval"], busy_ratio)},

@@ -26,6 +26,7 @@ from revati_predictors.wire import (
     pack_request,
     unpack_predictions,
 )
+from tests.conftest import wait_until
 
 LLAMA = {
     "framework": "vllm",
@@ -110,8 +111,10 @@ def test_what_is_asked_ahead_has_the_same_answer_and_counts_in_no_statistics(pat
         assert service.statistics()["records"] == 6
 
 
-def test_rows_of_a_pack_do_not_depend_on_what_else_is_asked() -> None:
-    predictor = load_predictor("h100-sxm")
+@pytest.mark.parametrize("gpu", ["h100-sxm", "l40s", "rtx-4090"])
+def test_rows_of_a_pack_do_not_depend_on_what_else_is_asked(gpu: str) -> None:
+    """What is asked together, and what is priced before anybody asks, is the host's affair and differs between runs."""
+    predictor = load_predictor(gpu)
     draw = random.Random(5)
     keys = [[draw.randint(17, 9000) for _ in range(draw.choice((1, 3, 12)))] for _ in range(30)]
     operators: list[Operator] = [
@@ -120,7 +123,9 @@ def test_rows_of_a_pack_do_not_depend_on_what_else_is_asked() -> None:
     operators += [Attention(tuple((1, kv) for kv in many), 28, 4, 128) for many in keys]  # heads that no table has
     operators += [Gemm(draw.randint(1, 4000), draw.choice((6144, 5000)), 4096) for _ in range(30)]
     operators += [Moe(draw.randint(1, 900), 2048, 768, 8, 128, 1, 1) for _ in range(10)]
-    alone = [load_predictor("h100-sxm").predict([operator])[0] for operator in operators]
+    operators += [Moe(draw.randint(1, 900), 2304, 704, 7, 90, 1, 1) for _ in range(10)]  # a model that no table has
+    operators += [Mla(tuple((1, kv) for kv in many), 16) for many in keys]
+    alone = [load_predictor(gpu).predict([operator])[0] for operator in operators]
     assert predictor.predict(operators) == alone
 
 
@@ -162,8 +167,8 @@ def test_delay(path: Path) -> None:
     with PredictorService(predictor, path, delay_s=0.25) as service, _connect(path) as peer:
         start = time.monotonic()
         _ask(peer, [OpRecord(KIND["MEMSET"], p=(1024,))])
-        took = time.monotonic() - start
-        assert 0.25 <= service.pricer.statistics.answering_s <= took
+        assert time.monotonic() - start >= 0.25
+        wait_until(lambda: service.pricer.statistics.waited_s >= 0.25, 10, "the figure for that")
 
 
 def test_two_gpus_and_a_restart(path: Path) -> None:
@@ -198,15 +203,12 @@ def test_what_is_to_come_is_priced_in_quiet_times(path: Path) -> None:
     with PredictorService(load_predictor("h100-sxm"), path) as service, _connect(path) as peer:
         pricer = service.pricer
         first = _ask(peer, [product(600)])
-        limit = time.monotonic() + 60
-        while pricer.to_come.more.is_set():
-            assert time.monotonic() < limit, "it does not come to an end"
-            time.sleep(0.01)
+        wait_until(lambda: not pricer.to_come.more.is_set(), 60, "the end of what is to come")
         priced = pricer.statistics.priced
         assert priced == 1  # what nobody asked for is not counted
         assert _ask(peer, [product(77)]) == alone.price([product(77)]) != first
         assert pricer.statistics.priced == priced
-        _ask(peer, [product(601)])  # more rows than the framework's largest batch
+        _ask(peer, [product(4097)])
         assert pricer.statistics.priced == priced + 1
     assert "revati-predictor-ahead" not in [thread.name for thread in threading.enumerate()]
 
@@ -223,12 +225,27 @@ def test_what_is_to_come_is_priced_in_small_parts() -> None:
 
 def test_what_is_to_come_of_each_kind() -> None:
     predictor = load_predictor("h100-sxm")
-    experts = list(predictor.to_come(Moe(100, 2048, 768, 8, 128)))
+    experts = list(predictor.to_come(Moe(100, 2048, 768, 8, 128)))[:100]
     assert [op.tokens for op in experts if isinstance(op, Moe)] == list(range(1, 101))
     latent = list(predictor.to_come(Mla(((1, 700), (1, 800)), 16)))
     assert Mla(((33, 33),), 16) in latent and Mla(((1, 512),) * 7, 16) in latent
     assert not list(predictor.to_come(Stream("norm", 4096.0, 1, 2048)))
     assert all(estimate.us > 0 for estimate in predictor.predict(experts + latent[::100]))
+
+
+def test_an_operator_that_cannot_be_priced_ends_its_kind_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = load_predictor("h100-sxm")
+    pricer = Pricer([predictor])
+    for n in (4096, 6144):
+        pricer.price([OpRecord(KIND["GEMM"], dtype=3, p=(8, n, 4096, 1))])
+    with monkeypatch.context() as broken:
+        broken.setattr(predictor, "predict", lambda operators: 1 / 0)
+        assert pricer.price_ahead()
+    assert pricer.price_ahead()
+    priced = pricer.statistics.priced
+    for n in (6144, 4096):
+        pricer.price([OpRecord(KIND["GEMM"], dtype=3, p=(5, n, 4096, 1))])
+        assert pricer.statistics.priced == priced + (n == 4096)
 
 
 def test_a_roofline_is_not_worth_pricing_ahead() -> None:

@@ -13,12 +13,14 @@ struct holder {
   pthread_t thread;
   enum sort sort;
   pthread_barrier_t held;
+  int64_t start_ns;
 };
 static void *holder_main(void *argument) {
   struct holder *holder = argument;
   if (holder->sort == SORT_MUTEX) pthread_mutex_lock(&mutex);
   if (holder->sort == SORT_READ) pthread_rwlock_rdlock(&rwlock);
   if (holder->sort == SORT_WRITE) pthread_rwlock_wrlock(&rwlock);
+  holder->start_ns = now_ns(); /* before the barrier: natively this thread may rest before the other one looks */
   pthread_barrier_wait(&holder->held);
   rest(hold_ns);
   if (holder->sort == SORT_MUTEX) pthread_mutex_unlock(&mutex);
@@ -31,7 +33,7 @@ static int64_t hold(struct holder *holder, enum sort sort, int64_t for_ns) {
   pthread_barrier_init(&holder->held, NULL, 2);
   pthread_create(&holder->thread, NULL, holder_main, holder);
   pthread_barrier_wait(&holder->held);
-  return now_ns();
+  return holder->start_ns;
 }
 
 static void mutex_time_outs(void) {
