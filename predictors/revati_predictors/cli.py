@@ -6,6 +6,7 @@ import argparse
 import csv
 import gzip
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +113,9 @@ def _guarded(function: Any, arguments: argparse.Namespace) -> int:
     except (TableError, PackError, ValueError) as error:
         sys.stderr.write(f"revati: {error}\n")
         return 2
+    except BrokenPipeError:  # the reader of our output has seen enough (head, a closed pager)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         sys.stderr.write(f"revati: {error.filename}: {error.strerror}\n")
         return 2

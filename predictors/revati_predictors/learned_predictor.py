@@ -187,7 +187,7 @@ class LearnedPredictor:
         return [e if e is not None else self._roofline.predict([op])[0] for e, op in zip(out, operators)]
 
     def to_come(self, op: Operator) -> Iterator[Operator]:
-        """A layer with any number of rows, a prompt of any length, decodes of equal length: what batches are made of."""
+        """A layer with any number of rows, prompts of any length, decodes of equal length: what batches are made of."""
         if isinstance(op, Gemm) and op.batch == 1:
             yield from (replace(op, m=rows) for rows in range(1, _TOKENS_AHEAD + 1))
         elif isinstance(op, Moe):

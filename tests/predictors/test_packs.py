@@ -7,6 +7,8 @@ import gzip
 import itertools
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +274,11 @@ def test_the_pack_of_another_gpu_is_not_touched() -> None:
     load_pack.cache_clear()
     load_predictor("l40s").predict([Gemm(8, 4096, 4096)])
     assert load_pack("b200-sxm") is not load_pack("l40s")
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    command = [sys.executable, "-m", "revati_predictors", "packs"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as packs:
+        assert packs.stdout is not None and packs.stderr is not None
+        packs.stdout.close()
+        assert (packs.stderr.read(), packs.wait(60)) == ("", 0)
